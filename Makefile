@@ -1,0 +1,29 @@
+# Everything runs from .venv; `make demo` and `make test` need nothing but Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+STORE ?= .polychoir
+
+.PHONY: setup demo test check bench clean
+setup: .venv/.installed
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup  ## The main job on real data: prepare, train, combine, judge, track
+	$(BIN)/polychoir demo --store $(STORE)
+
+test: setup  ## The tests that take minutes; slow ones run in .ci/run
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: setup  ## Style, types, and the rules of the house
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: setup  ## Side-by-side measurements; see docs/benchmarks.md
+	$(BIN)/python benchmarks/cost_model.py
+
+clean:
+	rm -rf .polychoir build *.egg-info .pytest_cache .ruff_cache .import_linter_cache

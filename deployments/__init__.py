@@ -1,0 +1,1 @@
+"""Deployments as data: schedules, work pools and automations. Nothing is deployed yet; flows run in-process."""

@@ -1,0 +1,182 @@
+"""What a person sees while learners train and when a run is over: live progress, tables, the last lines."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from training_core.campaigns.bagging import Plan
+from training_core.campaigns.summary import RunSummary
+from training_core.jobs import Event
+from training_core.quantities import format_seconds
+
+MAX_LEADERBOARD_ROWS = 30
+
+
+class TrainingView:
+    """Live progress: one bar for the run with the time left, and one line per learner that is training now.
+
+    On a terminal the bars move; elsewhere one plain line is printed per stage and per finished learner.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._predicted: dict[str, float] = {}
+        self._done: set[str] = set()
+        self._work_done = 0.0
+        self._started = time.monotonic()
+        self._total = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._learners = Progress(
+            TextColumn("  {task.description}", style="dim"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[state]}", style="dim"),
+            console=console,
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._overall = self._total.add_task("starting", total=None, left="")
+
+    @contextmanager
+    def live(self) -> Iterator["TrainingView"]:
+        """Show the view for as long as the block lasts; nothing of it stays on the screen."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        with Live(Group(self._total, self._learners), console=self._console, transient=True, refresh_per_second=8):
+            yield self
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event, from any thread."""
+        with self._lock:
+            getattr(self, f"_on_{event['event']}", lambda _: None)(event)
+
+    def _on_stage(self, event: Event) -> None:
+        self._total.update(self._overall, description=event["text"])
+        self._say(event["text"])
+
+    def _on_plan(self, event: Event) -> None:
+        plan = Plan.model_validate(event["plan"])
+        self._predicted = {job.name: job.predicted_seconds or 1.0 for job in plan.jobs}
+        self._started = time.monotonic()
+        text = f"training {len(self._predicted)} learners in {len(plan.cohorts)} groups"
+        self._total.update(self._overall, description="training learners", total=len(self._predicted))
+        self._say(text)
+
+    def _on_started(self, event: Event) -> None:
+        bar = self._learners.add_task(event["job"], total=event["epochs"], state="fitting")
+        self._bars[event["job"]] = bar
+
+    def _on_epoch(self, event: Event) -> None:
+        if (bar := self._bars.get(event["job"])) is not None:
+            loss = event.get("validation/loss", event.get("training/loss"))
+            state = f"epoch {event['epoch']}" + ("" if loss is None else f"  loss {loss:.4f}")
+            self._learners.update(bar, completed=event["epoch"], state=state)
+
+    def _on_finished(self, event: Event) -> None:
+        score = "" if event["score"] is None else f"score {event['score']:.4f}, "
+        self._settle(event["job"], f"{score}{format_seconds(event['seconds'])}")
+
+    def _on_reused(self, event: Event) -> None:
+        self._settle(event["job"], "trained before, reused")
+
+    def _on_failed(self, event: Event) -> None:
+        self._settle(event["job"], f"failed: {event['error']}")
+        if self._console.is_terminal:
+            self._console.print(Text(f"{event['job']} failed: {event['error']}", style="yellow"))
+
+    def _settle(self, job: str, how: str) -> None:
+        if job in self._done:
+            return
+        self._done.add(job)
+        self._work_done += self._predicted.get(job, 0.0)
+        if (bar := self._bars.pop(job, None)) is not None:
+            self._learners.remove_task(bar)
+        elapsed = time.monotonic() - self._started
+        left = elapsed * (sum(self._predicted.values()) / self._work_done - 1) if self._work_done else 0.0
+        about = f"about {format_seconds(left)} left" if left > 1 else ""
+        self._total.update(self._overall, completed=len(self._done), left=about)
+        self._say(f"  {len(self._done)}/{len(self._predicted)}  {job}: {how}")
+
+    def _say(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(Text(text))
+
+
+def show_summary(console: Console, summary: RunSummary) -> None:
+    """The end of a run: leaderboard, missing modalities, the verdict, and where everything is."""
+    console.print(leaderboard_table(summary))
+    console.print(patterns_table(summary))
+    counts = summary.learners
+    console.print(
+        f"[bold]{summary.metric} {summary.score:.4f}[/] on the test split"
+        + (f", calibration error {summary.ece:.3f}" if summary.ece is not None else "")
+        + f"   best single learner {summary.best_single.score:.4f} ({summary.best_single.learner})"
+        + f"   plain mean {summary.plain_mean.score:.4f}"
+    )
+    if counts.trained or counts.failed:
+        done = f"{counts.trained} learners trained, {counts.reused} reused, {counts.failed} failed, {counts.kept} kept"
+    else:
+        done = f"Nothing to train: all {counts.reused} learners were trained before and are reused; {counts.kept} kept"
+    console.print(
+        f"{done}; {format_seconds(summary.seconds)}, {format_seconds(summary.cpu_seconds)} of CPU for learners"
+    )
+    for name, error in summary.failures.items():
+        console.print(Text(f"  {name} failed: {error}", style="yellow"))
+    where = Table.grid(padding=(0, 2))
+    where.add_row("model", Text(summary.model, style="cyan"))
+    where.add_row("report", Text(summary.report, style="cyan"))
+    where.add_row("MLflow run", Text(f"{summary.run_id}  in  {summary.tracking}", style="cyan"))
+    console.print(where)
+
+
+def leaderboard_table(summary: RunSummary) -> Table:
+    """One row per learner, the heaviest first."""
+    table = Table(title="Leaderboard", title_justify="left", title_style="bold", header_style="bold")
+    for name in ("learner", "modalities", "bag"):
+        table.add_column(name, overflow="fold")
+    for name in (f"validation\n{summary.metric}", "weight", "seconds", "MB"):
+        table.add_column(name, justify="right")
+    rows = summary.leaderboard
+    for row in rows[:MAX_LEADERBOARD_ROWS]:
+        style = "dim" if not row.weight else None
+        table.add_row(
+            row.learner,
+            ", ".join(row.modalities),
+            row.bag,
+            "failed" if row.score is None else f"{row.score:.4f}",
+            f"{row.weight:.3f}" if row.weight else "·",
+            f"{row.seconds:.1f}",
+            f"{row.megabytes:.1f}",
+            style=style,
+        )
+    if len(rows) > MAX_LEADERBOARD_ROWS:
+        table.caption = f"and {len(rows) - MAX_LEADERBOARD_ROWS} more in the report"
+    return table
+
+
+def patterns_table(summary: RunSummary) -> Table:
+    """One row per availability pattern, the complete one first."""
+    table = Table(title="When modalities are missing (test split)", title_justify="left", title_style="bold")
+    table.add_column("available", overflow="fold")
+    table.add_column("missing", overflow="fold")
+    for name in (summary.metric, "calibration error", "confidence"):
+        table.add_column(name, justify="right")
+    for row in summary.patterns:
+        ece = "" if row.ece is None else f"{row.ece:.3f}"
+        missing = ", ".join(row.missing) or "nothing"
+        table.add_row(", ".join(row.available), missing, f"{row.score:.4f}", ece, f"{row.confidence:.3f}")
+    return table

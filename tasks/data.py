@@ -1,0 +1,31 @@
+"""Tasks about data: name a dataset version, cut it into bags."""
+
+from pathlib import Path
+
+from prefect import task
+
+from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.progress import stage
+from training_core.campaigns import bagging
+from training_core.campaigns.run_config import RunConfig
+from training_core.data.bags import Bag
+from training_core.jobs import DatasetRef
+
+
+@task(
+    name="prepare-data",
+    task_run_name="prepare data",
+    retries=NUM_RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=is_transient,
+)
+def prepare_data(name_or_source: str, store: Path) -> DatasetRef:
+    """Find a dataset version, or publish one from its source; see `campaigns.bagging.resolve_dataset`."""
+    stage(f"preparing {name_or_source}")
+    return bagging.resolve_dataset(name_or_source, store)
+
+
+@task(name="make-bags", task_run_name="make bags")
+def make_bags(run: RunConfig, dataset: DatasetRef) -> tuple[Bag, ...]:
+    """Cut the training rows, modalities and columns into bags; see `training_core.data.bags.make_bags`."""
+    return bagging.bags_of(run, dataset)

@@ -1,0 +1,50 @@
+"""Tasks that judge an ensemble and tell people about it."""
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.policies import CORE_FINGERPRINT
+from tasks.progress import stage
+from training_core.artifacts import ArtifactRef
+from training_core.campaigns import judgement as judging
+from training_core.campaigns import recording
+from training_core.campaigns.recording import RecordRef
+from training_core.campaigns.report import render_markdown
+from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.summary import Judgement, RunSummary
+from training_core.jobs import DatasetRef, JobReport
+
+
+@task(
+    name="evaluate-ensemble",
+    task_run_name="evaluate ensemble",
+    cache_policy=CORE_FINGERPRINT,
+    persist_result=True,
+    result_serializer="json",
+)
+def evaluate_ensemble(ensemble: ArtifactRef, dataset: DatasetRef) -> Judgement:
+    """Judge an ensemble on the test split under every availability pattern; see `campaigns.judgement.judge`."""
+    stage("judging on the test split")
+    return judging.judge(ensemble, dataset)
+
+
+@task(name="publish-report", task_run_name="publish report")
+def publish_report(
+    record: RecordRef,
+    run: RunConfig,
+    dataset: DatasetRef,
+    reports: tuple[JobReport, ...],
+    ensemble: ArtifactRef,
+    judgement: Judgement,
+    model: str,
+    seconds: float,
+) -> RunSummary:
+    """Write the report to the store, the tracker and the Prefect UI; see `campaigns.recording.write_report`."""
+    report = recording.report_path(record)
+    summary = judging.sum_up(run, dataset, record, reports, ensemble, judgement, model, str(report), seconds)
+    recording.write_report(record, summary)
+    create_table_artifact(
+        [row.model_dump(mode="json") for row in summary.leaderboard], key="leaderboard", description=summary.dataset
+    )
+    create_markdown_artifact(render_markdown(summary), key="report", description=f"MLflow run {record.run_id}")
+    return summary

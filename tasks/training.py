@@ -1,0 +1,58 @@
+"""Tasks that train: a group of learners per task, each group in a child process of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.futures import PrefectFuture, wait
+
+from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
+from tasks.progress import announce
+from training_core.campaigns.bagging import Plan
+from training_core.campaigns.run_config import RunConfig
+from training_core.errors import UserError
+from training_core.isolation import collect_reports, run_isolated, stop_all
+from training_core.jobs import Cohort, JobReport
+
+
+@task(
+    name="train-cohort",
+    task_run_name="train {cohort.name}",
+    retries=NUM_RETRIES,
+    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_condition_fn=is_transient,
+    tags=["learners"],
+)
+def train_cohort(cohort: Cohort, store: Path, learner_seconds: float | None) -> list[JobReport]:
+    """Train a group of jobs in a child process on a leased device; see `training_core.isolation.run_isolated`."""
+    return run_isolated(cohort, store, announce, learner_seconds)
+
+
+def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, ...]:
+    """Train all groups, as many at a time as the task runner has workers; a report per job, by name.
+
+    A group whose process died twice costs its unfinished learners, not the run. A cancelled run takes its children
+    with it: without that the runner would wait for them.
+
+    Raises:
+        UserError: a learner met a setting or data that the user has to mend.
+    """
+    announce({"event": "plan", "plan": plan.model_dump(mode="json")})
+    futures = [train_cohort.submit(cohort, store, run.budget.learner_seconds) for cohort in plan.cohorts]
+    try:
+        wait(futures)
+    except BaseException:
+        stop_all()
+        raise
+    reports = [r for cohort, done in zip(plan.cohorts, futures, strict=True) for r in _reports(cohort, done, store)]
+    return tuple(sorted(reports, key=lambda report: report.name))
+
+
+def _reports(cohort: Cohort, done: PrefectFuture[Any], store: Path) -> list[JobReport]:
+    """What a group gave; when it failed, what it had published before it did."""
+    outcome = done.state.result(raise_on_failure=False)
+    if isinstance(outcome, UserError):
+        raise outcome
+    if isinstance(outcome, Exception):
+        return collect_reports(cohort, store, str(outcome))
+    return outcome

@@ -1,0 +1,182 @@
+"""The bagging campaign: from a dataset and a run configuration to jobs, and from their reports to an ensemble.
+
+One round: ask for every bag's learners, train them in groups, conclude. The functions here are pure or publish files
+named by their inputs, so a rerun replays them and finds what is there.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from training_core.artifacts import ArtifactRef, is_published, open_published, publish_directory
+from training_core.campaigns.run_config import RunConfig
+from training_core.config import Config, canonical_json
+from training_core.data.bags import Bag, make_bags
+from training_core.data.ingest import prepare_dataset
+from training_core.data.store import Dataset, DatasetStore
+from training_core.errors import GateError
+from training_core.jobs import Cohort, DatasetRef, Job, JobReport, core_fingerprint, read_out_of_bag
+from training_core.recipes import MultimodalConfig
+from training_core.seeding import derive_seed
+from training_core.selection.choice import Choice, choose_learners
+from training_core.selection.conclude import Candidate, conclude
+
+
+class Plan(Config):
+    """What a run is going to train."""
+
+    bags: tuple[Bag, ...]
+    cohorts: tuple[Cohort, ...]
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All jobs, by name."""
+        return tuple(sorted((job for cohort in self.cohorts for job in cohort.jobs), key=lambda job: job.name))
+
+
+def resolve_dataset(name_or_source: str, store: Path) -> DatasetRef:
+    """The dataset version a run names; a SOURCE.yaml is ingested first (at once when nothing in it changed).
+
+    Raises:
+        DataError: there is no such dataset, or the source is not what it promises.
+        ConfigError: the SOURCE.yaml does not validate.
+    """
+    datasets = DatasetStore(store / "datasets")
+    if name_or_source.endswith((".yaml", ".yml")):
+        return dataset_ref(prepare_dataset(Path(name_or_source), datasets), store)
+    return dataset_ref(datasets.open(name_or_source), store)
+
+
+def dataset_ref(dataset: Dataset, store: Path) -> DatasetRef:
+    """The small reference by which tasks and jobs name a dataset."""
+    return DatasetRef(
+        root=str((store / "datasets").resolve()),
+        name=dataset.name,
+        version=dataset.version,
+        fingerprint=dataset.fingerprint,
+    )
+
+
+def open_dataset(ref: DatasetRef) -> Dataset:
+    """The dataset a reference names."""
+    return DatasetStore(Path(ref.root)).open(f"{ref.name}@{ref.version}")
+
+
+def bags_of(run: RunConfig, ref: DatasetRef) -> tuple[Bag, ...]:
+    """The bags of a run; see `data.bags.make_bags`."""
+    return make_bags(run.bags, open_dataset(ref).spec, derive_seed(run.seed, "bags"))
+
+
+def plan_training(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag]) -> Plan:
+    """Choose the learners of every bag and deal them into groups for training; see `choose_learners`, `plan_jobs`."""
+    dataset = open_dataset(ref)
+    num_rows = math.ceil(len(dataset.rows("train")) * run.bags.row_fraction)
+    settings = run.learner_settings()
+    choices = choose_learners(bags, dataset.spec, num_rows, run.training.epochs, settings, run.learners)
+    return plan_jobs(run, ref, bags, choices)
+
+
+def plan_jobs(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag], choices: Sequence[Choice]) -> Plan:
+    """A job per choice, dealt into groups so that each group is expected to take about as long.
+
+    The longest jobs are dealt first, each to the group with the least work so far that has room: longest processing
+    time first, Graham 1969, never worse than 4/3 of the best possible makespan.
+    """
+    named = {bag.name: bag for bag in bags}
+    jobs: list[Job] = []
+    for choice in choices:
+        name = f"{choice.bag}/{choice.learner.kind}"
+        copies = sum(job.name.partition("#")[0] == name for job in jobs)
+        jobs.append(
+            Job(
+                name=f"{name}#{copies + 1}" if copies else name,
+                recipe=MultimodalConfig(learner=choice.learner, training=run.training),
+                dataset=ref,
+                subset=named[choice.bag],
+                seed=derive_seed(run.seed, "job", choice.bag, choice.learner.kind, copies),
+                predicted_seconds=choice.predicted_seconds,
+                reason=choice.reason,
+            )
+        )
+    workers = num_workers(run)
+    num_groups = min(len(jobs), max(math.ceil(len(jobs) / run.budget.group_size), workers))
+    groups: list[list[Job]] = [[] for _ in range(num_groups)]
+    for job in sorted(jobs, key=lambda job: (-(job.predicted_seconds or 0.0), job.name)):
+        room = [group for group in groups if len(group) < math.ceil(len(jobs) / num_groups)]
+        min(room, key=lambda group: sum(job.predicted_seconds or 0.0 for job in group)).append(job)
+    width = len(str(num_groups))
+    cohorts = tuple(
+        Cohort(name=f"cohort {index:0{width}d}/{num_groups}", jobs=tuple(group))
+        for index, group in enumerate(groups, start=1)
+    )
+    return Plan(bags=tuple(bags), cohorts=cohorts)
+
+
+def num_workers(run: RunConfig) -> int:
+    """How many learner processes run at a time: as configured, else one per CPU core this process may use."""
+    return run.budget.workers or len(os.sched_getaffinity(0))
+
+
+def require_quorum(reports: Sequence[JobReport], run: RunConfig) -> None:
+    """Go on only with enough learners.
+
+    Raises:
+        GateError: fewer than `budget.quorum` of the planned learners trained; the first reason is quoted.
+    """
+    failed = [report for report in reports if report.status == "failed"]
+    if len(reports) - len(failed) < max(1, math.ceil(run.budget.quorum * len(reports))):
+        raise GateError(
+            f"only {len(reports) - len(failed)} of {len(reports)} learners trained, the quorum is "
+            f"{run.budget.quorum:.0%}; {failed[0].name}: {failed[0].error}"
+        )
+
+
+def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], store: Path) -> ArtifactRef:
+    """Combine the learners that trained and publish the ensemble, unless the same one is there.
+
+    Raises:
+        GateError: fewer learners than the quorum trained.
+    """
+    require_quorum(reports, run)
+    trained = [(report, report.artifact) for report in reports if report.artifact is not None]
+    inputs = [
+        core_fingerprint(),
+        ref.model_dump(exclude={"root"}),
+        run.combination.model_dump(mode="json"),
+        run.seed,
+        [(report.name, artifact.sha256) for report, artifact in trained],
+    ]
+    folder = store / "ensembles" / hashlib.sha256(canonical_json(inputs).encode()).hexdigest()[:32]
+    if not is_published(folder):
+        dataset = open_dataset(ref)
+        rows = dataset.rows("train")
+        with publish_directory(folder) as place:
+            conclude(
+                place,
+                name=ref.name,
+                spec=dataset.spec,
+                candidates=[_candidate(report, artifact) for report, artifact in trained],
+                rows=rows,
+                target=dataset.target(rows),
+                available=dataset.available(rows),
+                config=run.combination,
+                seed=derive_seed(run.seed, "combination"),
+                dataset=ref.label,
+                dataset_fingerprint=ref.fingerprint,
+            )
+    return open_published(folder)
+
+
+def _candidate(report: JobReport, artifact: ArtifactRef) -> Candidate:
+    rows, predictions = read_out_of_bag(artifact)
+    return Candidate(
+        name=report.name,
+        kind=report.learner,
+        modalities=report.modalities,
+        folder=artifact.path / "learner",
+        rows=rows,
+        predictions=predictions,
+        score=report.score,
+    )

@@ -1,0 +1,93 @@
+"""Judging an ensemble on the test split, which nothing before has looked at, and summing up the run."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from training_core.artifacts import ArtifactRef, verify_published
+from training_core.campaigns.bagging import open_dataset
+from training_core.campaigns.recording import RecordRef
+from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.summary import Judgement, LearnerCounts, MeanScore, RunSummary, SingleScore
+from training_core.errors import DataError
+from training_core.evaluation.metrics import score
+from training_core.evaluation.patterns import pattern_table
+from training_core.jobs import DatasetRef, JobReport
+from training_core.selection.ensemble import Ensemble
+from training_core.selection.leaderboard import leaderboard
+
+
+def judge(ensemble_ref: ArtifactRef, ref: DatasetRef) -> Judgement:
+    """Load an ensemble from its files and let it predict the test split under every availability pattern.
+
+    Raises:
+        StorageError: the ensemble's files are not what was published.
+        DataError: the test split is empty.
+    """
+    verify_published(ensemble_ref)
+    ensemble = Ensemble.load(ensemble_ref.path)
+    samples = open_dataset(ref).samples(open_dataset(ref).rows("test"))
+    if not len(samples) or samples.target is None:
+        raise DataError(f"{ref.label} has no test rows; set `split.test` in its SOURCE.yaml")
+    task, names = ensemble.task, ensemble.spec.names
+    under = ensemble.under_patterns(samples)
+    patterns = pattern_table(task, under.predict, samples.target, names)
+    full, best = patterns[0], ensemble.best_single
+    return Judgement(
+        metric=task.metric,
+        score=full.score,
+        ece=full.ece,
+        confidence=full.confidence,
+        test=dict(full.metrics) | ({} if full.ece is None else {"ece": full.ece}),
+        num_rows=len(samples),
+        best_single=SingleScore(learner=best, score=score(task, samples.target, under.predict_member(best).values)),
+        plain_mean=MeanScore(score=score(task, samples.target, under.predict(weighting="mean").values)),
+        patterns=tuple(patterns),
+        predictions_sha256=predictions_sha256(samples.ids, under.predict().values),
+    )
+
+
+def predictions_sha256(ids: np.ndarray, values: np.ndarray) -> str:
+    """Hash of predictions [N, C] rounded to 1e-6 (as whole micro-units, little-endian int64), in id order."""
+    micro = np.round(values[np.argsort(ids.astype(str), kind="stable")] * 1e6).astype("<i8")
+    return hashlib.sha256(micro.tobytes()).hexdigest()
+
+
+def sum_up(
+    run: RunConfig,
+    ref: DatasetRef,
+    record: RecordRef,
+    reports: Sequence[JobReport],
+    ensemble_ref: ArtifactRef,
+    judgement: Judgement,
+    model: str,
+    report: str,
+    seconds: float,
+) -> RunSummary:
+    """Everything a run has to say, in one value."""
+    ensemble = Ensemble.load(ensemble_ref.path)
+    board = leaderboard(reports, ensemble.weights())
+    return RunSummary(
+        dataset=ref.label,
+        run_id=record.run_id,
+        model=model,
+        ensemble=ensemble_ref.uri,
+        metric=judgement.metric,
+        score=judgement.score,
+        ece=judgement.ece,
+        test=judgement.test,
+        best_single=judgement.best_single,
+        plain_mean=judgement.plain_mean,
+        patterns=judgement.patterns,
+        learners=LearnerCounts.of(tuple(reports), kept=len(ensemble.kept)),
+        seconds=seconds,
+        cpu_seconds=sum(item.cpu_seconds for item in reports),
+        peak_mb=max(item.peak_bytes for item in reports) / 1e6,
+        predictions_sha256=judgement.predictions_sha256,
+        report=report,
+        tracking=record.location,
+        seed=run.seed,
+        leaderboard=tuple(sorted(board, key=lambda row: -row.weight)),
+        failures={item.name: item.error for item in reports if item.status == "failed"},
+    )

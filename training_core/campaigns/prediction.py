@@ -1,0 +1,54 @@
+"""Predicting for a file with a registered model or an ensemble on disk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training_core.artifacts import is_published, open_published, verify_published
+from training_core.data.frames import read_samples
+from training_core.errors import ConfigError, StorageError
+from training_core.export import predictions_frame
+from training_core.selection.ensemble import Ensemble
+from training_core.tracking import open_tracker
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict_file(model: str, path: Path, store: Path) -> tuple["pd.DataFrame", list[str]]:
+    """Predictions for every row of `path`, with their ids, and the modalities the whole file lacks.
+
+    Raises:
+        ConfigError: there is no such model.
+        DataError: the file cannot be read, or holds none of the model's modalities.
+        StorageError: the model's files are damaged.
+    """
+    ensemble = load_ensemble(model, store)
+    samples = read_samples(path, ensemble.spec)
+    missing = [name for name in ensemble.spec.names if not samples.available[name].any()]
+    table = predictions_frame(ensemble.task, ensemble.predict(samples))
+    table.insert(0, "id", samples.ids)
+    return table, missing
+
+
+def load_ensemble(model: str, store: Path) -> Ensemble:
+    """The ensemble that `models:/name/version`, a registered name (its newest version) or a folder stands for.
+
+    Its files are compared with their checksums before anything in them is read.
+
+    Raises:
+        ConfigError: there is no such model.
+        StorageError: its files are damaged.
+    """
+    folder = Path(model)
+    if is_published(folder):
+        verify_published(open_published(folder))
+        return Ensemble.load(folder)
+    if "/" in model.removeprefix("models:/") and not model.startswith("models:/"):
+        raise ConfigError(f"no ensemble in {model}; give an ensemble's folder, models:/NAME/VERSION or a model's name")
+    uri = model if model.startswith("models:/") else f"models:/{model}/latest"
+    found = open_tracker("mlflow", store).resolve_model(uri)
+    ref = open_published(found.path)
+    if found.sha256 is not None and found.sha256 != ref.sha256:
+        raise StorageError(f"{found.uri} in {found.path} is not what was registered; register the ensemble again")
+    verify_published(ref)
+    return Ensemble.load(found.path)

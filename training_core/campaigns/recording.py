@@ -1,0 +1,156 @@
+"""What a run leaves with the tracker: itself, a child run per learner, the ensemble as a registered model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from training_core.artifacts import ArtifactRef, write_text_atomically
+from training_core.campaigns.bagging import open_dataset
+from training_core.campaigns.report import render_html
+from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.summary import Judgement, RunSummary
+from training_core.config import Config
+from training_core.errors import StorageError
+from training_core.export import package_ensemble
+from training_core.jobs import DatasetRef, Job, JobReport, read_curves
+from training_core.tracking import RunRecord, RunStatus, TrackedDataset, Tracker, TrackerKind, flat_params, open_tracker
+
+
+class RecordRef(Config):
+    """A run in a tracker: small enough to pass between tasks."""
+
+    tracker: TrackerKind
+    store: str
+    run_id: str
+    location: str
+
+
+@lru_cache(maxsize=4)
+def tracker_at(kind: TrackerKind, store: str) -> Tracker:
+    """The tracker of a store, opened once per process."""
+    return open_tracker(kind, Path(store))
+
+
+def begin_record(run: RunConfig, ref: DatasetRef, store: Path, tags: Mapping[str, str]) -> RecordRef:
+    """Begin the run's record, with its settings, its dataset and `tags` that lead back to who started it."""
+    tracker = tracker_at(run.tracker, str(store))
+    run_id = tracker.start(
+        ref.name,
+        tags={"polychoir.dataset": ref.label, "polychoir.preset": run.preset, **tags},
+        params=flat_params(run.model_dump(mode="json")),
+        dataset=TrackedDataset(
+            name=ref.name, version=ref.version, fingerprint=ref.fingerprint, path=str(open_dataset(ref).path)
+        ),
+    )
+    return RecordRef(tracker=run.tracker, store=str(store), run_id=run_id, location=tracker.location)
+
+
+def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[JobReport]) -> None:
+    """A child run per learner trained now; a line in the parent's `reused.json` for those recorded before.
+
+    A learner keeps the run under which it was trained: a rerun refers to it instead of claiming the work as its own.
+    """
+    tracker = tracker_at(record.tracker, record.store)
+    named = {job.name: job for job in jobs}
+    reused: dict[str, str] = {}
+    for report in reports:
+        known = _recorded(record, report)
+        if known is not None:
+            reused[report.name] = known
+            continue
+        run_id = tracker.log_run(record.run_id, _learner_record(named[report.name], report))
+        if report.artifact is not None:
+            line = json.dumps({"location": record.location, "run_id": run_id})
+            _marker(record, report.artifact).parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(_marker(record, report.artifact), line)
+    if reused:
+        tracker.log_text(record.run_id, json.dumps(reused, indent=1), "reused.json")
+
+
+def register(
+    record: RecordRef, ref: DatasetRef, ensemble: ArtifactRef, judgement: Judgement, tags: Mapping[str, str]
+) -> str:
+    """Log the run's scores and register the ensemble under the dataset's name; returns `models:/…` or the ensemble's directory."""
+    tracker = tracker_at(record.tracker, record.store)
+    scores = {f"test/{metric}": value for metric, value in judgement.test.items()}
+    for row in judgement.patterns:
+        if row.missing:
+            kept = "+".join(row.available)
+            scores |= {f"pattern/{kept}/{judgement.metric}": row.score, f"pattern/{kept}/confidence": row.confidence}
+    scores |= {
+        f"best_single/{judgement.metric}": judgement.best_single.score,
+        f"plain_mean/{judgement.metric}": judgement.plain_mean.score,
+    }
+    tracker.log_metrics(record.run_id, scores)
+    dataset = open_dataset(ref)
+    example = dataset.samples(dataset.rows("train")[:3])
+    package = package_ensemble(ensemble, ref.name, dataset.spec, example, tags)
+    return tracker.log_ensemble(record.run_id, package) or ensemble.uri
+
+
+def report_path(record: RecordRef) -> Path:
+    """Where the HTML report of a run is written."""
+    return Path(record.store) / "reports" / f"{record.run_id}.html"
+
+
+def write_report(record: RecordRef, summary: RunSummary) -> None:
+    """Write the HTML report into the store, and keep it and the summary as JSON with the run."""
+    path = report_path(record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = render_html(summary)
+    write_text_atomically(path, text)
+    tracker = tracker_at(record.tracker, record.store)
+    tracker.log_text(record.run_id, text, "report.html")
+    tracker.log_text(record.run_id, summary.model_dump_json(indent=1), "summary.json")
+
+
+def end_record(record: RecordRef, status: RunStatus) -> None:
+    """Close the run."""
+    tracker_at(record.tracker, record.store).finish(record.run_id, status)
+
+
+def _learner_record(job: Job, report: JobReport) -> RunRecord:
+    curves: dict[str, tuple[tuple[int, float], ...]] = {}
+    if report.artifact is not None:
+        history = read_curves(report.artifact)
+        keys = {key for epoch in history.epochs for key in epoch}
+        curves = {key: tuple(history.curve(key)) for key in sorted(keys)}
+    figures = {
+        "seconds": report.seconds,
+        "cpu_seconds": report.cpu_seconds,
+        "predicted_seconds": report.predicted_seconds or 0.0,
+        "peak_bytes": float(report.peak_bytes),
+        "size_bytes": float(report.size_bytes),
+    }
+    return RunRecord(
+        name=report.name,
+        status="FAILED" if report.status == "failed" else "FINISHED",
+        tags={
+            "polychoir.learner": report.learner,
+            "polychoir.bag": report.bag,
+            "polychoir.modalities": "+".join(report.modalities),
+            "polychoir.reason": report.reason,
+            **({"polychoir.error": report.error} if report.error else {}),
+        },
+        params=flat_params(job.recipe.model_dump(mode="json") | {"seed": job.seed}),
+        metrics={f"out_of_bag/{name}": value for name, value in report.metrics.items()}
+        | (figures if report.status != "failed" else {}),
+        curves=curves,
+    )
+
+
+def _marker(record: RecordRef, artifact: ArtifactRef) -> Path:
+    """The file that says under which run a learner is recorded."""
+    return Path(record.store) / "tracking" / "learners" / f"{artifact.path.name}.json"
+
+
+def _recorded(record: RecordRef, report: JobReport) -> str | None:
+    """The run under which a learner is recorded in this tracker already; None when it is not."""
+    if report.artifact is None or not (marker := _marker(record, report.artifact)).exists():
+        return None
+    try:
+        known = json.loads(marker.read_text())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{marker} is unreadable ({error}); delete it to record the learner again") from error
+    return known["run_id"] if known["location"] == record.location else None

@@ -1,0 +1,89 @@
+"""What a run tells the world: one JSON-able value with stable keys, and the texts and tables made from it."""
+
+from training_core.config import Config
+from training_core.evaluation.patterns import PatternScore
+from training_core.jobs import JobReport
+from training_core.selection.leaderboard import LeaderboardRow
+
+
+class LearnerCounts(Config):
+    """How many learners there were at each stage."""
+
+    planned: int
+    trained: int
+    reused: int
+    failed: int
+    kept: int
+    """Learners with a weight in at least one availability pattern."""
+
+    @classmethod
+    def of(cls, reports: tuple[JobReport, ...], kept: int) -> "LearnerCounts":
+        """Count reports by status."""
+        counts = {s: sum(report.status == s for report in reports) for s in ("trained", "reused", "failed")}
+        return cls(planned=len(reports), kept=kept, **counts)
+
+
+class SingleScore(Config):
+    """How well one learner does on the test split."""
+
+    learner: str
+    score: float
+
+
+class MeanScore(Config):
+    """How well the unweighted mean of all learners does on the test split."""
+
+    score: float
+
+
+class Judgement(Config):
+    """What the test split says about an ensemble; the split is used for nothing else."""
+
+    metric: str
+    score: float
+    ece: float | None
+    confidence: float
+    test: dict[str, float]
+    """All metrics with every modality that a row has."""
+    num_rows: int
+    best_single: SingleScore
+    """The learner that did best on rows outside its bag; chosen there, judged here."""
+    plain_mean: MeanScore
+    patterns: tuple[PatternScore, ...]
+    predictions_sha256: str
+    """Hash of the test predictions, rounded to 1e-6, in id order."""
+
+
+class RunSummary(Config):
+    """One training run from end to end. The keys are stable; more may be added."""
+
+    dataset: str
+    """`name@version`."""
+    run_id: str
+    """Id of the run in the tracker."""
+    model: str
+    """`models:/name/version`, or the ensemble's directory when nothing was registered."""
+    ensemble: str
+    """The ensemble's directory."""
+    metric: str
+    score: float
+    ece: float | None
+    test: dict[str, float]
+    best_single: SingleScore
+    plain_mean: MeanScore
+    patterns: tuple[PatternScore, ...]
+    learners: LearnerCounts
+    seconds: float
+    cpu_seconds: float
+    """Of all learners, those trained earlier included."""
+    peak_mb: float
+    """Largest resident memory of any learner's process, in MB (1e6 bytes)."""
+    predictions_sha256: str
+    report: str
+    """Path of the HTML report."""
+    tracking: str
+    """Where the tracker keeps its runs."""
+    seed: int
+    leaderboard: tuple[LeaderboardRow, ...]
+    failures: dict[str, str]
+    """Why each failed learner failed."""

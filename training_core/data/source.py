@@ -1,0 +1,208 @@
+"""SOURCE.yaml: how a user describes where the modalities, the target and the split of a data set are."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, model_validator
+
+from training_core.config import Config, merged, read_yaml
+from training_core.quantities import OpenUnit, Rate, Seed
+from training_core.schema import ModalityKind, TaskKind
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+ARRAY_SUFFIXES = (".npy", ".npz")
+SUFFIXES = (*TABLE_SUFFIXES, *ARRAY_SUFFIXES)
+
+
+def _readable(file: str) -> str:
+    suffix = Path(file).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"files ending in '{suffix}' cannot be read; use one of {', '.join(SUFFIXES)}")
+    return file
+
+
+def _table(file: str) -> str:
+    if Path(_readable(file)).suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(f"a column is looked for here, so the file has to be one of {', '.join(TABLE_SUFFIXES)}")
+    return file
+
+
+def is_dataset_name(name: str) -> bool:
+    """Whether `name` can name a data set, and so a folder."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
+
+
+def _dataset_name(name: str) -> str:
+    if not is_dataset_name(name):
+        raise ValueError("a dataset is named by up to 100 letters, digits, '.', '_' and '-', a letter or digit first")
+    return name
+
+
+def _modality_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,49}", name):
+        raise ValueError("a modality's name is up to 50 letters, digits, '_' and '-', and starts with a letter")
+    return name
+
+
+DatasetName = Annotated[str, AfterValidator(_dataset_name)]
+ModalityName = Annotated[str, AfterValidator(_modality_name)]
+AnyFile = Annotated[str, AfterValidator(_readable)]
+TableFile = Annotated[str, AfterValidator(_table)]
+
+
+class ColumnSource(Config):
+    """One column of a table."""
+
+    file: TableFile
+    column: str
+
+
+class TargetSource(Config):
+    """The column or columns to predict."""
+
+    file: TableFile
+    column: str | None = None
+    """Classification or a single real number."""
+    columns: tuple[str, ...] = ()
+    """Multilabel (one column of 0 and 1 per label), or several real numbers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, however they were given."""
+        return self.columns if self.column is None else (self.column,)
+
+
+class TaskSource(Config):
+    """What is to be predicted, and where it stands."""
+
+    kind: TaskKind
+    target: TargetSource
+
+    @model_validator(mode="after")
+    def _has_columns_for_its_kind(self) -> Self:
+        target = self.target
+        if (target.column is None) == (not target.columns):
+            raise ValueError("`target` needs either `column` (one) or `columns` (a list)")
+        if self.kind == "classification" and target.column is None:
+            raise ValueError("a classification target is one `column`; for several labels use kind: multilabel")
+        if self.kind == "multilabel" and not target.columns:
+            raise ValueError("a multilabel target is a list of `columns`, one per label")
+        _refuse_repeats(target.columns, "target column")
+        return self
+
+
+class SplitSource(Config):
+    """Which rows are kept for the test: a column that says so, or fractions to draw."""
+
+    file: TableFile | None = None
+    column: str | None = None
+    """Column holding `train`, `test` or `validation` for every row."""
+    test: OpenUnit = 0.3
+    """Fraction of all rows to test on."""
+    validation: Rate = 0.0
+    """Fraction of all rows to stop early on; at 0 every learner keeps back rows of its own."""
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if (self.file is None) != (self.column is None):
+            raise ValueError("a given split needs both `file` and `column`")
+        drawn = sorted(self.model_fields_set & {"test", "validation", "seed"})
+        if self.file is not None and drawn:
+            raise ValueError(f"the split is given by a column, so {', '.join(drawn)} would have no effect; remove one")
+        if self.test + self.validation >= 1:
+            raise ValueError("`test` and `validation` leave nothing to train on; their sum has to be below 1")
+        return self
+
+
+class ModalitySource(Config):
+    """Where one modality stands."""
+
+    kind: ModalityKind
+    file: AnyFile
+    key: str | None = None
+    """Name of the array in an npz file; not needed when it holds only one."""
+    columns: tuple[str, ...] = ()
+    """Columns of a table: those of a tabular modality, those joined to a text, or the features of a vector."""
+    categorical: tuple[str, ...] = ()
+    """Columns of a tabular modality that hold categories; the others hold numbers."""
+
+    @model_validator(mode="after")
+    def _fits_its_file(self) -> Self:
+        suffix = Path(self.file).suffix.lower()
+        in_table = suffix in TABLE_SUFFIXES
+        if in_table and self.kind in {"image", "sequence"}:
+            raise ValueError(f"{self.kind} is an array; give it in one of {', '.join(ARRAY_SUFFIXES)}")
+        if not in_table and self.kind in {"tabular", "text"}:
+            raise ValueError(f"{self.kind} is read from columns; give it in one of {', '.join(TABLE_SUFFIXES)}")
+        if in_table and not self.columns:
+            raise ValueError(f"`columns` is missing: the columns of {self.file} this modality is made of")
+        if not in_table and self.columns:
+            raise ValueError(f"{self.file} has no columns; remove `columns`")
+        if self.key is not None and suffix != ".npz":
+            raise ValueError(f"`key` names an array of an .npz file, and {self.file} is none; remove it")
+        if self.categorical and self.kind != "tabular":
+            raise ValueError(f"`categorical` is for tabular modalities, this one is {self.kind}; remove it")
+        if unknown := [name for name in self.categorical if name not in self.columns]:
+            raise ValueError(f"`categorical` names {', '.join(unknown)}, which `columns` does not list")
+        _refuse_repeats(self.columns, "column")
+        return self
+
+
+class SourceConfig(Config):
+    """A data set as its owner has it; file names are relative to the folder of the YAML file."""
+
+    name: DatasetName
+    task: TaskSource
+    id: ColumnSource | None = None
+    """Names the samples; tables that have a column of this name are aligned by it, all other files row by row."""
+    group: ColumnSource | None = None
+    """Rows of one group are never split."""
+    time: ColumnSource | None = None
+    """With it the last rows are tested on, not random ones."""
+    split: SplitSource = SplitSource()
+    modalities: dict[ModalityName, ModalitySource]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if not self.modalities:
+            raise ValueError("`modalities` is empty; describe at least one")
+        target = self.task.target
+        for name, modality in self.modalities.items():
+            if modality.file == target.file and (leaked := set(modality.columns) & set(target.names)):
+                raise ValueError(
+                    f"modality '{name}' has the target column {', '.join(sorted(leaked))} as an input; remove it"
+                )
+        return self
+
+    def files(self) -> tuple[str, ...]:
+        """Every file that is read, each once, sorted."""
+        columns = [ref.file for ref in (self.id, self.group, self.time) if ref]
+        given_split = [self.split.file] if self.split.file else []
+        inputs = [modality.file for modality in self.modalities.values()]
+        return tuple(sorted({self.task.target.file, *columns, *given_split, *inputs}))
+
+
+def load_source(path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[SourceConfig, Path]:
+    """Read a SOURCE.yaml, with `overrides` (nested like the file) on top.
+
+    Returns:
+        The description, and the folder its file names are relative to.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is unknown, repeated or wrong; the key is named.
+    """
+    data = merged(read_yaml(path), overrides or {})
+    modalities = data.get("modalities")
+    if isinstance(modalities, dict):  # one by one, so that a mistake in one lists the keys of a modality
+        for name, modality in modalities.items():
+            if isinstance(modality, dict):
+                ModalitySource.parse(modality, f"{path}: modalities.{name}")
+    return SourceConfig.parse(data, str(path)), path.resolve().parent
+
+
+def _refuse_repeats(names: tuple[str, ...], what: str) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{what} {', '.join(repeated)} is listed twice")

@@ -1,0 +1,97 @@
+"""Listeners that most trainings want: early stopping on validation rows, and progress."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from training_core.engine.loop import Hook, TrainingState, divergence
+from training_core.objectives import Objective
+from training_core.schema import Batch
+
+
+def mean_losses(model: nn.Module, objective: Objective, stream: Iterable[Batch]) -> dict[str, float]:
+    """The loss of `model` over all rows of `stream`, in evaluation mode and without gradients.
+
+    Returns:
+        `loss` and, when it has several, its terms: means over rows, weighted by the batches' weights where given.
+    """
+    was_training = model.training
+    model.eval()
+    totals: dict[str, Tensor | float] = {}
+    whole: Tensor | float = 0.0
+    with torch.no_grad():
+        for batch in stream:
+            loss = objective(model, batch)
+            weight = len(batch) if batch.weight is None else batch.weight.double().sum()
+            whole = whole + weight
+            terms = loss.terms if len(loss.terms) > 1 else {}
+            for name, value in {"loss": loss.total, **terms}.items():
+                totals[name] = totals.get(name, 0.0) + value.double() * weight
+    model.train(was_training)
+    return {name: float(total / whole) for name, total in totals.items()}
+
+
+class Validation(Hook):
+    """Early stopping: watch the loss on validation rows, stop when it stays, and put the best weights back.
+
+    After training the model holds, bit for bit, the parameters and buffers of the epoch with the lowest validation
+    loss; among equals the earliest. Adds `validation/loss` (and terms) to the epoch's metrics.
+    """
+
+    def __init__(self, objective: Objective, stream: Iterable[Batch], patience: int) -> None:
+        """Stop after `patience` epochs in a row without a lower loss of `objective` on `stream`."""
+        self._objective = objective
+        self._stream = stream
+        self._patience = patience
+        self._best_loss = float("inf")
+        self._live: list[Tensor] = []
+        self._best: list[Tensor] = []
+
+    def on_training_start(self, state: TrainingState, model: nn.Module) -> None:
+        """Make room for the best weights."""
+        self._best_loss = float("inf")
+        self._live = list(model.state_dict().values())
+        self._best = [tensor.clone() for tensor in self._live]
+
+    def on_epoch_end(self, state: TrainingState, model: nn.Module) -> None:
+        """Validate; keep the weights when they are the best so far, stop when patience is used up.
+
+        Raises:
+            DivergenceError: the validation loss is not finite.
+        """
+        losses = mean_losses(model, self._objective, self._stream)
+        state.metrics.update({f"validation/{name}": value for name, value in losses.items()})
+        loss = losses["loss"]
+        if not math.isfinite(loss):
+            raise divergence(state, f"the validation loss became {loss} after epoch {state.epoch}")
+        if loss < self._best_loss:
+            self._best_loss = loss
+            state.best_epoch = state.epoch
+            _copy(self._live, self._best)
+        elif state.epoch - (state.best_epoch or 0) >= self._patience:
+            state.stop_reason = f"no lower validation loss for {self._patience} epochs"
+
+    def on_training_end(self, state: TrainingState, model: nn.Module) -> None:
+        """Put the best weights back."""
+        if state.best_epoch is not None:
+            _copy(self._best, self._live)
+
+
+class ProgressHook(Hook):
+    """Tells `callback(epoch from 1, metrics)` after every epoch. Place it after `Validation` to see its metrics."""
+
+    def __init__(self, callback: Callable[[int, dict[str, float]], None]) -> None:
+        self._callback = callback
+
+    def on_epoch_end(self, state: TrainingState, model: object) -> None:
+        """Tell."""
+        self._callback(state.epoch, dict(state.metrics))
+
+
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    """Overwrite the tensors `target`, which stay where they are."""
+    with torch.no_grad():
+        for old, new in zip(target, source, strict=True):
+            old.copy_(new)

@@ -1,0 +1,1 @@
+"""How good predictions are, how far their confidence can be believed, and both again when modalities are missing."""

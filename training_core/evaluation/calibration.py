@@ -1,0 +1,136 @@
+"""Whether confidence can be believed: calibration error, and the temperature that mends it.
+
+Probabilities come as [N, C] for classification (rows sum to 1) and [N, L] for multilabel; regression values pass
+through unchanged, since they carry no probability.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training_core.schema import TaskSpec
+
+LEAST_PROBABILITY = 1e-6
+"""What `apply_temperature` gives a class at least (before the temperature): an average over a few learners that never
+saw a class among their neighbours must not rule it out, for one such row costs more than a thousand good ones earn."""
+_BISECTIONS = 40
+"""Halvings of the bracket: 4 / 2**40 is far below anything a prediction shows."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence against accuracy in bins, for a reliability diagram: three arrays, one entry per non-empty bin."""
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    num_rows: np.ndarray
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, num_bins: int = 15) -> Reliability:
+    """Mean confidence and accuracy in bins of (nearly) equal numbers of rows.
+
+    `confidence` [N] in [0, 1], `correct` [N] of 0/1 or bool. Equal confidences share a bin, so the order of the rows
+    does not matter; bins may then differ in size, and there may be fewer of them.
+    """
+    edges = np.quantile(confidence, np.linspace(0, 1, num_bins + 1)[1:-1])
+    place = np.searchsorted(edges, confidence, side="right")
+    count = np.bincount(place, minlength=num_bins)
+    filled = count > 0
+    total = count[filled]
+    return Reliability(
+        confidence=np.bincount(place, confidence, num_bins)[filled] / total,
+        accuracy=np.bincount(place, np.asarray(correct, dtype=np.float64), num_bins)[filled] / total,
+        num_rows=total,
+    )
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, num_bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over bins, weighted by rows; 0 is perfect.
+
+    Guo et al. 2017, arXiv:1706.04599, eq. 3, with bins of equal mass (Nixon et al. 2019, arXiv:1904.01685, §3): bins
+    of equal width leave most of them empty once a classifier is good. See `reliability` for the arguments.
+    """
+    bins = reliability(confidence, correct, num_bins)
+    gap = np.abs(bins.accuracy - bins.confidence)
+    return float(np.sum(bins.num_rows / np.sum(bins.num_rows) * gap))
+
+
+def confidence(task: TaskSpec, prediction: np.ndarray, explained: float | np.ndarray = 0.0) -> np.ndarray:
+    """How sure each prediction is, [N] in [0, 1].
+
+    Classification: the greatest probability. Multilabel: max(p, 1 - p), mean over labels. Regression: `explained`,
+    the share of the target's variance that predictions of this kind explained on rows they had not seen.
+    """
+    if task.kind == "classification":
+        return prediction.max(axis=1)
+    if task.kind == "multilabel":
+        return np.maximum(prediction, 1.0 - prediction).mean(axis=1)
+    return np.broadcast_to(np.clip(explained, 0.0, 1.0), (len(prediction),)).astype(np.float64)
+
+
+def correctness(task: TaskSpec, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Whether the likeliest class is the true one, bool [N]; multilabel: whether each label is right, bool [N, L]."""
+    if task.kind == "classification":
+        return np.argmax(prediction, axis=1) == target
+    return (prediction > 0.5) == (target > 0.5)
+
+
+def fit_temperature(
+    task: TaskSpec,
+    target: np.ndarray,
+    probabilities: np.ndarray,
+    lowest: float = 0.25,
+    highest: float = 4.0,
+) -> float:
+    """The temperature in [`lowest`, `highest`] that minimises the negative log-likelihood; 1 for regression.
+
+    Guo et al. 2017, arXiv:1706.04599, §4.2, on log-probabilities in place of logits. In the inverse temperature the
+    loss is convex, so its derivative is bisected: exact, and the same on every machine.
+    """
+    if task.kind == "regression" or not len(target):
+        return 1.0
+    logits, hit = choices(task, probabilities, target)
+
+    def slope(inverse: float) -> float:
+        """Derivative of the mean negative log-likelihood in the inverse temperature: E_p[z] - z_true."""
+        return float(np.mean(np.sum(_softmax(inverse * logits) * logits, axis=1) - hit))
+
+    low, high = 1.0 / highest, 1.0 / lowest
+    if slope(low) >= 0:
+        return highest
+    if slope(high) <= 0:
+        return lowest
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return 2.0 / (low + high)
+
+
+def apply_temperature(task: TaskSpec, probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities ∝ p^(1 / temperature): above 1 less sure, below 1 surer; the order of the classes stays.
+
+    Probabilities are first raised to `LEAST_PROBABILITY`. Regression values are returned as they are.
+    """
+    if task.kind == "regression":
+        return probabilities
+    logits, _ = choices(task, probabilities, None)
+    scaled = _softmax(logits / temperature)
+    return scaled if task.kind == "classification" else scaled[:, 1].reshape(probabilities.shape)
+
+
+def choices(task: TaskSpec, probabilities: np.ndarray, target: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of each choice between alternatives, and that of the true one.
+
+    [N, C] and [N]; for multilabel every label is a choice between no and yes: [N * L, 2] and [N * L].
+    """
+    if task.kind == "multilabel":
+        yes = probabilities.ravel()
+        probabilities = np.stack([1.0 - yes, yes], axis=1)
+        target = None if target is None else (target > 0.5).astype(np.int64).ravel()
+    logits = np.log(np.clip(probabilities, LEAST_PROBABILITY, 1.0))
+    return logits, logits[:, 0] if target is None else logits[np.arange(len(target)), target]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weight = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weight / weight.sum(axis=1, keepdims=True)

@@ -1,0 +1,235 @@
+"""A group of jobs in a child process of its own, on a leased device, so that a crash costs one group and no more.
+
+The child reads the group from standard input, publishes each job's outputs itself, and tells its parent what happens
+as JSON lines on standard output. It dies with its parent. What it finished before it was killed is kept.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from training_core import errors
+from training_core.artifacts import sweep_unfinished
+from training_core.errors import PolychoirError, TransientError
+from training_core.jobs import Cohort, Event, Job, JobReport, OnEvent, failed_report, finished_report, run_job
+
+_LIVE: set[subprocess.Popen[str]] = set()
+_LIVE_LOCK = threading.Lock()
+_STDERR_TAIL = 2000
+_POLL_SECONDS = 0.5
+_PARENT = "POLYCHOIR_PARENT_PID"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def device_kind() -> str:
+    """`cuda` when this machine has a GPU that torch can use, else `cpu`."""
+    from training_core.engine.device import choose_device
+
+    return choose_device().partition(":")[0]
+
+
+def collect_reports(cohort: Cohort, store: Path, why_missing: str) -> list[JobReport]:
+    """The reports of all jobs of a group: those on disk, and a failure with the reason `why_missing` for the rest."""
+    kind = device_kind()
+    return [finished_report(job, store, kind) or failed_report(job, why_missing) for job in cohort.jobs]
+
+
+def run_isolated(
+    cohort: Cohort, store: Path, on_event: OnEvent, learner_seconds: float | None = None
+) -> list[JobReport]:
+    """Train a group of jobs in a child process and return a report per job, in order.
+
+    Jobs that were trained before are not trained again; when all were, no process is started. A job that takes longer
+    than `learner_seconds` is ended and reported as failed; the others go on in a new process.
+
+    Raises:
+        TransientError: the child was killed or died; its finished jobs are kept, so a second call does the rest.
+        PolychoirError: what the child raised on purpose.
+    """
+    reports: dict[str, JobReport] = {}
+    kind = device_kind()
+    for job in cohort.jobs:
+        if report := finished_report(job, store, kind):
+            reports[job.name] = report
+            on_event({"event": "reused", "job": job.name})
+    while pending := [job for job in cohort.jobs if job.name not in reports]:
+        with leased_device(kind) as device:
+            overdue = _run_child(cohort.model_copy(update={"jobs": tuple(pending)}), store, device, on_event,
+                                 learner_seconds, reports)  # fmt: skip
+        if overdue is not None:
+            reports[overdue.name] = failed_report(overdue, f"took longer than its limit of {learner_seconds:g} s")
+            on_event({"event": "failed", "job": overdue.name, "error": reports[overdue.name].error})
+    return [reports[job.name] for job in cohort.jobs]
+
+
+def stop_all() -> None:
+    """End every child process of this process at once (for a cancelled run)."""
+    with _LIVE_LOCK:
+        for child in _LIVE:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+
+
+@contextmanager
+def leased_device(kind: str) -> Iterator[str]:
+    """A device nobody else on this machine trains on: `cuda:<i>` under a lock the kernel frees, or `cpu`.
+
+    Waits until a GPU is free. The locks are per machine, not per store, because the GPUs are.
+    """
+    if kind == "cpu":
+        yield "cpu"
+        return
+    import torch
+
+    folder = Path(tempfile.gettempdir()) / f"polychoir-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.ExitStack() as files:
+        locks = [files.enter_context((folder / f"gpu-{i}.lock").open("a")) for i in range(torch.cuda.device_count())]
+        while (index := _first_free(locks)) is None:
+            time.sleep(_POLL_SECONDS)
+        yield f"cuda:{index}"
+
+
+def _first_free(locks: Sequence[IO[str]]) -> int | None:
+    """Take the first lock nobody holds; its position, or None when all are held."""
+    for index, lock in enumerate(locks):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return index
+    return None
+
+
+def _run_child(
+    cohort: Cohort,
+    store: Path,
+    device: str,
+    on_event: OnEvent,
+    learner_seconds: float | None,
+    reports: dict[str, JobReport],
+) -> Job | None:
+    """Run one child to its end, filling `reports`; returns the job it had to be ended for, if any."""
+    # One thread: results depend on the thread count, and one process per core uses the cores better than threads do.
+    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1"), _PARENT: str(os.getpid())}
+    if device.startswith("cuda:"):
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
+    current: list[Job] = []
+    overdue: list[Job] = []
+    named = {job.name: job for job in cohort.jobs}
+    failure: Event | None = None
+    with tempfile.TemporaryFile("w+") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "training_core.isolation"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+        )
+        with _LIVE_LOCK:
+            _LIVE.add(child)
+        assert child.stdin and child.stdout
+        timer: threading.Timer | None = None
+
+        def give_up() -> None:
+            overdue.extend(current[-1:])
+            child.kill()
+
+        try:
+            request = {"cohort": cohort.model_dump(mode="json"), "store": str(store), "device": _visible(device)}
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(request))
+                child.stdin.close()
+            for line in child.stdout:
+                event: Event = json.loads(line)
+                if event["event"] == "report":
+                    report = JobReport.model_validate(event["report"])
+                    reports[report.name] = report
+                elif event["event"] == "error":
+                    failure = event
+                else:
+                    on_event(event)
+                if event["event"] == "started" and learner_seconds is not None:
+                    current.append(named[event["job"]])
+                    if timer:
+                        timer.cancel()
+                    timer = threading.Timer(learner_seconds, give_up)
+                    timer.start()
+            code = child.wait()
+        finally:
+            if timer:
+                timer.cancel()
+            child.kill()
+            child.wait()
+            with _LIVE_LOCK:
+                _LIVE.discard(child)
+            sweep_unfinished(store / "jobs")
+        if overdue:
+            return overdue[0]
+        if failure is not None:
+            raise getattr(errors, failure["type"], PolychoirError)(failure["message"])
+        if code != 0:
+            stderr.seek(0)
+            tail = stderr.read()[-_STDERR_TAIL:].strip()
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise TransientError(
+                f"the process training {cohort.name} {how}" + (f"; its last words: {tail}" if tail else "")
+            )
+    return None
+
+
+def _visible(device: str) -> str:
+    """The name of a leased device inside the child, which sees that one only."""
+    return "cuda:0" if device.startswith("cuda") else device
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends, however it ends (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(os.environ[_PARENT]):  # it ended before the kernel was asked
+            os._exit(1)
+
+
+def _main() -> int:
+    """The child: train the jobs on standard input, one after another."""
+    _die_with_parent()
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not be read as an event
+
+    def tell(event: Event) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    request = json.load(sys.stdin)
+    cohort = Cohort.model_validate(request["cohort"])
+    try:
+        from training_core.engine.device import use_one_thread
+
+        use_one_thread()
+        for job in cohort.jobs:
+            report = run_job(job, Path(request["store"]), request["device"], tell)
+            tell({"event": "report", "report": report.model_dump(mode="json")})
+    except PolychoirError as error:
+        tell({"event": "error", "type": type(error).__name__, "message": str(error)})
+        return 3
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,53 @@
+"""Everything that can be trained: nets and estimators, told apart by `kind`. The type is the registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from training_core.config import Config
+from training_core.learners.base import LearnerBase
+from training_core.learners.estimator import Estimator
+from training_core.learners.extra_trees import ExtraTreesConfig
+from training_core.learners.fusion_net import FusionNetConfig
+from training_core.learners.hist_boosting import HistBoostingConfig
+from training_core.learners.image_cnn import ImageCNNConfig
+from training_core.learners.linear import LinearConfig
+from training_core.learners.tabular_mlp import TabularMLPConfig
+from training_core.learners.tfidf_linear import TfidfLinearConfig
+
+__all__ = [
+    "Estimator",
+    "ExtraTreesConfig",
+    "FusionNetConfig",
+    "HistBoostingConfig",
+    "ImageCNNConfig",
+    "LearnerBase",
+    "LearnerConfig",
+    "LearnerSettings",
+    "LinearConfig",
+    "TabularMLPConfig",
+    "TfidfLinearConfig",
+]
+
+LearnerConfig = Annotated[
+    TabularMLPConfig
+    | ImageCNNConfig
+    | FusionNetConfig
+    | LinearConfig
+    | HistBoostingConfig
+    | ExtraTreesConfig
+    | TfidfLinearConfig,
+    Field(discriminator="kind"),
+]
+
+
+class LearnerSettings(Config):
+    """How each kind of learner is built when it is chosen; a section per kind."""
+
+    tabular_mlp: TabularMLPConfig = TabularMLPConfig()
+    image_cnn: ImageCNNConfig = ImageCNNConfig()
+    fusion_net: FusionNetConfig = FusionNetConfig()
+    linear: LinearConfig = LinearConfig()
+    hist_boosting: HistBoostingConfig = HistBoostingConfig()
+    extra_trees: ExtraTreesConfig = ExtraTreesConfig()
+    tfidf_linear: TfidfLinearConfig = TfidfLinearConfig()

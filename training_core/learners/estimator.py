@@ -1,0 +1,183 @@
+"""Learners that fit in one step: what they share, from aligning classes to saving without pickle."""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from training_core.errors import DataError, StorageError
+from training_core.learners.base import LearnerBase, spec_width
+from training_core.schema import DataSpec, Samples
+from training_core.seeding import derive_seed, generator
+
+FILE_NAME = "estimator.skops"
+MAX_SCALE_VALUES = 20
+"""A regression target with at most this many distinct values, each met at least twice on average, is a rating scale:
+predictions stay between its ends."""
+
+
+class EstimatorConfig(LearnerBase):
+    """Configuration of a learner that fits in one step and sees every modality as columns of one table."""
+
+    family: ClassVar[Literal["net", "estimator"]] = "estimator"
+    max_columns: ClassVar[int] = 8192
+    """Columns it is still quick with; an image of 64 x 64 pixels has 4096."""
+
+    def supports(self, spec: DataSpec) -> str | None:
+        """As `LearnerBase.supports`; too many columns is a reason as well."""
+        reason = super().supports(spec)
+        if reason is None and spec_width(spec) > self.max_columns:
+            reason = f"{spec_width(spec)} columns are too many for it; it takes up to {self.max_columns}"
+        return reason
+
+
+class Estimator(ABC):
+    """A learner that fits in one step on all rows.
+
+    This class takes care of what no family should have to think about. Rows that occur several times (a bootstrap)
+    are merged into weights. Only *active* outputs are learnt: the classes or labels that vary in the training rows.
+    Probabilities are mixed with the uniform distribution as if one more row had said "I do not know" (weight
+    1 / (rows + 1)), so that no class is ever ruled out by a few rows that lack it.
+    """
+
+    trusted: ClassVar[tuple[str, ...]] = ()
+    """The types, beyond what skops trusts by default, that a saved file of this family may contain."""
+
+    def __init__(self, spec: DataSpec, seed: int) -> None:
+        self.spec = spec
+        self.seed = seed
+        self.random_state = derive_seed(seed, "estimator") % 2**32
+        """What scikit-learn is given: it takes 32 bits."""
+        self.num_rows = 0
+        """Distinct rows it was fitted on; 0 before `fit`."""
+        self._active = np.zeros(0, dtype=np.int64)
+        self._constant = np.zeros(spec.task.num_outputs)
+        self._bounds = np.zeros((2, 0))
+
+    def fit(self, samples: Samples, weight: np.ndarray | None = None) -> Self:
+        """Learn from encoded `samples`, each counting `weight` [N] (1 when not given).
+
+        Raises:
+            DataError: there are no rows, or their target is unknown.
+        """
+        samples, weight = _merge_repeats(samples, weight)
+        if samples.target is None or not len(samples):
+            raise DataError(f"an estimator needs rows with a target; got {len(samples)} rows")
+        self.num_rows = len(samples)
+        target = self._choose_outputs(np.asarray(samples.target))
+        if len(self._active):
+            self._learn(samples, target, weight)
+        return self
+
+    def predict(self, samples: Samples) -> np.ndarray:
+        """Probabilities or values, float64 [N, num_outputs], of encoded `samples`; their target is not looked at."""
+        task = self.spec.task
+        predicted = np.tile(self._constant, (len(samples), 1))
+        if len(self._active) and len(samples):
+            predicted[:, self._active] = self._answer(samples)
+        if task.kind != "regression":
+            uniform = 1 / task.num_outputs if task.kind == "classification" else 0.5
+            return (self.num_rows * predicted + uniform) / (self.num_rows + 1)
+        if self._bounds.shape[1]:
+            predicted = np.clip(predicted, self._bounds[0], self._bounds[1])
+        return predicted
+
+    def save(self, folder: Path) -> None:
+        """Write `estimator.skops` into `folder`: data only, no pickle."""
+        import zipfile
+
+        import skops.io
+
+        state = {
+            "num_rows": self.num_rows,
+            "active": self._active,
+            "constant": self._constant,
+            "bounds": self._bounds,
+            "learnt": self._learnt() if len(self._active) else {},
+        }
+        # Trees compress to a fifth; a higher level takes longer for hardly less.
+        data = skops.io.dumps(state, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+        (folder / FILE_NAME).write_bytes(data)
+
+    def load(self, folder: Path) -> Self:
+        """Become what was saved in `folder` by an estimator of the same configuration and spec.
+
+        Call it on a freshly built estimator, and only on a file whose checksum was verified: the list of trusted
+        types narrows what a file can do, but types skops trusts by itself can be misused too.
+
+        Raises:
+            StorageError: the file is missing, unreadable, or holds a type that is not on this family's list.
+        """
+        import zipfile
+
+        import skops.io
+        from skops.io.exceptions import UntrustedTypesFoundException
+
+        path = folder / FILE_NAME
+        try:
+            state: Any = skops.io.load(path, trusted=list(self.trusted))
+        except UntrustedTypesFoundException as error:
+            raise StorageError(f"{path} holds types that a {type(self).__name__} never saves: {error}") from None
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise StorageError(f"{path} cannot be read as a saved estimator ({error}); train it again") from None
+        self.num_rows = state["num_rows"]
+        self._active, self._constant, self._bounds = state["active"], state["constant"], state["bounds"]
+        if len(self._active):
+            self._restore(state["learnt"])
+        return self
+
+    def rng(self, name: str) -> np.random.Generator:
+        """The generator of this estimator called `name`."""
+        return generator(self.seed, "estimator", name)
+
+    @abstractmethod
+    def _learn(self, samples: Samples, target: np.ndarray, weight: np.ndarray | None) -> None:
+        """Fit the active outputs: `target` is codes [N] in [0, active), labels 0/1 [N, active], or values [N, K]."""
+
+    @abstractmethod
+    def _answer(self, samples: Samples) -> np.ndarray:
+        """Probabilities or values of the active outputs, [N, active]."""
+
+    @abstractmethod
+    def _learnt(self) -> dict[str, Any]:
+        """What `_learn` found, as something skops can save."""
+
+    @abstractmethod
+    def _restore(self, learnt: dict[str, Any]) -> None:
+        """Take back what `_learnt` gave."""
+
+    def _choose_outputs(self, target: np.ndarray) -> np.ndarray:
+        """Note what is constant, and give the target of the outputs that are not."""
+        task = self.spec.task
+        self._constant = np.zeros(task.num_outputs)
+        self._active = np.arange(task.num_outputs)
+        self._bounds = np.zeros((2, 0))
+        if task.kind == "classification":
+            present, codes = np.unique(target, return_inverse=True)
+            self._active = present if len(present) > 1 else present[:0]
+            self._constant[present] = 1.0  # only read when a single class is present
+            return codes
+        if task.kind == "multilabel":
+            labels = target > 0.5
+            self._constant = labels.all(axis=0).astype(np.float64)
+            self._active = np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0))
+            return labels[:, self._active].astype(np.int64)
+        values = target.astype(np.float64)
+        if all(len(np.unique(column)) <= min(MAX_SCALE_VALUES, len(column) // 2) for column in values.T):
+            self._bounds = np.stack([values.min(axis=0), values.max(axis=0)])
+        return values
+
+
+def _merge_repeats(samples: Samples, weight: np.ndarray | None) -> tuple[Samples, np.ndarray | None]:
+    """Each row once, its weight the sum over its repeats; rows are the same when their ids are.
+
+    Without this a row drawn twice would be in both halves of an internal split and make every setting look good.
+    """
+    _, first, row_of = np.unique(samples.ids.astype(str), return_index=True, return_inverse=True)
+    if len(first) == len(samples):
+        return samples, None if weight is None else np.asarray(weight, dtype=np.float64)
+    total = np.bincount(row_of, weights=weight, minlength=len(first)).astype(np.float64)
+    order = np.argsort(first)
+    return replace(samples.take(first[order])), total[order]

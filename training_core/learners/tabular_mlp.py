@@ -1,0 +1,75 @@
+"""Multi-layer perceptron on the features of vectors, tables and texts side by side."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from training_core.learners.base import LearnerBase
+from training_core.learners.encoders import blank, embedding_parameters, flat_features, flat_width, text_work
+from training_core.learners.net_cost import training_cost
+from training_core.quantities import PositiveInt, Rate
+from training_core.schema import DataSpec, ModalityKind
+from training_core.seeding import torch_seeded
+
+
+class TabularMLPConfig(LearnerBase):
+    """Two hidden layers; categories and text tokens are embedded."""
+
+    family: ClassVar[Literal["net", "estimator"]] = "net"
+    modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "text"})
+    text_input: ClassVar[Literal["strings", "tokens"]] = "tokens"
+    meets_missing: ClassVar[bool] = True
+    quality_prior: ClassVar[float] = 0.6
+
+    kind: Literal["tabular_mlp"] = "tabular_mlp"
+    width: PositiveInt = 256
+    """Hidden units per layer."""
+    dropout: Rate = 0.2
+    """Share of hidden units left out in each training step."""
+
+    def build(self, spec: DataSpec, seed: int) -> nn.Module:
+        """A fresh net for the encoded `spec`."""
+        self.require(spec)
+        with torch_seeded(seed, "weights"):
+            return TabularMLP(self, spec)
+
+    def estimate_cost(self, spec: DataSpec, num_rows: int, epochs: int) -> tuple[float, float]:
+        """Two layers and the head, per row and epoch."""
+        features = sum(flat_width(modality) + 1 for modality in spec.modalities)
+        dense = self.width * (features + self.width + spec.task.num_outputs)
+        forward = dense + sum(text_work(modality) for modality in spec.modalities)
+        embedded = sum(embedding_parameters(modality) for modality in spec.modalities)
+        return training_cost(forward, dense, embedded, features, num_rows, epochs)
+
+
+class TabularMLP(nn.Module):
+    """Features of all modalities and which of them are there, through two hidden layers."""
+
+    def __init__(self, config: TabularMLPConfig, spec: DataSpec) -> None:
+        super().__init__()
+        self.names = spec.names
+        parts = [flat_features(modality) for modality in spec.modalities]
+        self.features = nn.ModuleList(parts)
+        width = config.width
+        self.layers = nn.Sequential(
+            nn.Linear(sum(part.width for part in parts) + len(parts), width),
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(width, spec.task.num_outputs),
+        )
+
+    def forward(self, inputs: Mapping[str, Tensor], available: Tensor) -> Tensor:
+        """Raw outputs [B, num_outputs] of encoded inputs and their availability [B, M]."""
+        parts = [
+            blank(features(blank(inputs[name], available[:, i])), available[:, i])
+            for i, (name, features) in enumerate(zip(self.names, self.features, strict=True))
+        ]
+        flags = available.to(parts[0].dtype)
+        return self.layers(torch.cat([*parts, flags], dim=1))

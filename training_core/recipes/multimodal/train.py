@@ -1,0 +1,63 @@
+"""Train one member: split validation rows off its bag, then hand everything to the engine."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from training_core.data.bags import Bag, in_bag_rows
+from training_core.data.store import Dataset
+from training_core.engine.loop import History
+from training_core.engine.train import train_learner
+from training_core.engine.trained import TrainedLearner
+from training_core.recipes.multimodal.config import MultimodalConfig
+from training_core.seeding import derive_seed
+
+
+def train_member(
+    config: MultimodalConfig,
+    dataset: Dataset,
+    modalities: tuple[str, ...],
+    features: Mapping[str, tuple[int, ...]],
+    rows: np.ndarray,
+    seed: int,
+    device: str,
+    on_epoch: Callable[[int, dict[str, float]], None],
+) -> tuple[TrainedLearner, History]:
+    """Train the learner of `config` on dataset positions `rows` (with repeats), some modalities and columns of them.
+
+    Nets stop early on validation rows: the dataset's own when it has some, else rows split off the bag, never rows
+    outside it, which are kept to judge the learner.
+    """
+    fit_rows, validation_rows = rows, dataset.rows("validation")
+    if config.learner.family == "estimator":
+        validation_rows = validation_rows[:0]
+    elif not len(validation_rows) and config.training.validation_fraction > 0:
+        fit_rows, validation_rows = _split_off(rows, dataset, config.training.validation_fraction, seed)
+    return train_learner(
+        config.learner,
+        train=dataset.samples(fit_rows).select(modalities),
+        validation=dataset.samples(validation_rows).select(modalities) if len(validation_rows) else None,
+        spec=dataset.spec.select(modalities),
+        features=features,
+        training=config.training,
+        seed=seed,
+        on_epoch=on_epoch,
+        device=device,
+    )
+
+
+def _split_off(rows: np.ndarray, dataset: Dataset, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit (with their repeats) and distinct validation rows; no row, and no group, is in both."""
+    distinct = np.unique(rows)
+    kept = Bag(
+        name="validation split",
+        modalities=dataset.spec.names,
+        sampling="subsample",
+        row_fraction=1 - fraction,
+        feature_fraction=1.0,
+        seed=derive_seed(seed, "validation"),
+        row_seed=derive_seed(seed, "validation"),
+    )
+    fit = in_bag_rows(kept, distinct, dataset.target(distinct), dataset.groups(distinct))
+    inside = np.isin(rows, fit)
+    return rows[inside], np.setdiff1d(distinct, fit)

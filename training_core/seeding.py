@@ -1,0 +1,47 @@
+"""One root seed, as many independent random generators as there are names to ask for.
+
+A generator depends on the root seed and on its own name only, never on what was drawn before it, so adding a
+learner, or running learners in another order or process, changes nobody else's numbers.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def derive_seed(root: int, *names: str | int) -> int:
+    """A seed in [0, 2**63) for the path `names` below `root`: the first 63 bits of a SHA-256.
+
+    Names are joined by a separator that cannot occur in them after `repr`, so ("ab",) and ("a", "b") differ.
+    """
+    text = repr((int(root), *names)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def generator(root: int, *names: str | int) -> np.random.Generator:
+    """The NumPy generator named `names` below `root`."""
+    return np.random.Generator(np.random.PCG64(derive_seed(root, *names)))
+
+
+def torch_generator(root: int, *names: str | int) -> "torch.Generator":
+    """The torch (CPU) generator named `names` below `root`."""
+    import torch
+
+    return torch.Generator().manual_seed(derive_seed(root, *names))
+
+
+@contextmanager
+def torch_seeded(root: int, *names: str | int) -> Iterator[None]:
+    """Within the block torch's global generators are those of `names`; afterwards they are as they were before."""
+    import torch
+
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(root, *names))
+        yield

@@ -1,0 +1,185 @@
+"""Which learners are trained on each bag, and why: decided before anything is trained, from what is known by then."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from pydantic import field_validator
+
+from training_core.config import Config
+from training_core.data.bags import Bag, bag_features
+from training_core.errors import ConfigError
+from training_core.learners import LearnerBase, LearnerConfig, LearnerSettings
+from training_core.quantities import PositiveInt, format_bytes, format_seconds
+from training_core.schema import DataSpec
+from training_core.selection.cost_model import Cost, predict_cost
+from training_core.variants import kinds
+
+Strategy = Literal["accuracy", "speed", "memory", "balanced"]
+
+
+class _Taste(NamedTuple):
+    """How much each thing counts: quality (0..1) as it is, a tenfold of time or of memory as a loss of quality."""
+
+    quality: float
+    time: float
+    memory: float
+
+
+_TASTES: dict[Strategy, _Taste] = {
+    "accuracy": _Taste(1.0, 0.0, 0.0),
+    "speed": _Taste(0.2, 0.3, 0.0),
+    "memory": _Taste(0.2, 0.0, 0.3),
+    "balanced": _Taste(1.0, 0.1, 0.05),
+}
+_NEAR = 0.15
+"""Utilities closer than this are as good as equal: a prior knows no better, and an ensemble gains by mixing kinds."""
+
+
+class SelectionConfig(Config):
+    """How learners are chosen for the bags."""
+
+    strategy: Strategy = "balanced"
+    """What counts: expected accuracy, time to train, memory, or a balance of the three."""
+    learners_per_bag: PositiveInt = 2
+    """Learners trained on each bag, of different kinds; fewer where fewer kinds are eligible."""
+    include: tuple[str, ...] = ()
+    """Kinds of learner to choose from; all of them when empty."""
+
+    @field_validator("include")
+    @classmethod
+    def _known_kinds(cls, include: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in include:
+            if kind not in kinds(LearnerConfig):
+                raise ValueError(f"unknown kind of learner '{kind}'; choose from {', '.join(kinds(LearnerConfig))}")
+        return include
+
+
+class Choice(Config):
+    """One learner to be trained on one bag."""
+
+    bag: str
+    learner: LearnerConfig
+    reason: str
+    """Why this one, in a sentence."""
+    predicted_seconds: float
+    predicted_bytes: float
+    runner_up: str | None = None
+    """The kind that would have been taken otherwise."""
+
+
+class _Candidate(NamedTuple):
+    """An eligible kind for a bag. `utility` is relative to the cheapest and quickest eligible kind."""
+
+    kind: str
+    learner: LearnerBase
+    cost: Cost
+    utility: float
+
+
+def choose_learners(
+    bags: Sequence[Bag],
+    spec: DataSpec,
+    num_rows: int,
+    epochs: int,
+    settings: LearnerSettings,
+    config: SelectionConfig,
+) -> tuple[Choice, ...]:
+    """The learners of every bag, in the order of the bags; the same arguments give the same choices.
+
+    A kind's utility is its prior quality, less what its predicted time and memory weigh in the strategy. Of the kinds
+    nearly as good as the best one, the one used least so far is taken, so that over the bags an ensemble mixes kinds.
+
+    Args:
+        bags: to choose for.
+        spec: of the data set.
+        num_rows: rows in a bag.
+        epochs: at most, for nets.
+        settings: how each kind is built.
+        config: what counts.
+
+    Raises:
+        ConfigError: no kind is eligible for a bag; its modalities and each kind's reason are named.
+    """
+    used: Counter[str] = Counter()
+    choices: list[Choice] = []
+    for bag in bags:
+        left = _eligible(bag, spec, num_rows, epochs, settings, config)
+        num_eligible = len(left)
+        for _ in range(min(config.learners_per_bag, num_eligible)):
+            best = max(candidate.utility for candidate in left)
+            near = [candidate for candidate in left if candidate.utility >= best - _NEAR]
+            order = sorted(near, key=lambda candidate: (used[candidate.kind], -candidate.utility))
+            order += sorted((c for c in left if c not in near), key=lambda c: -c.utility)
+            chosen = order[0]
+            runner_up = order[1].kind if len(order) > 1 else None
+            choices.append(
+                Choice.model_validate(
+                    {
+                        "bag": bag.name,
+                        "learner": chosen.learner,
+                        "reason": _reason(chosen, near, num_eligible, used[chosen.kind], config.strategy),
+                        "predicted_seconds": chosen.cost.seconds,
+                        "predicted_bytes": chosen.cost.bytes,
+                        "runner_up": runner_up,
+                    }
+                )
+            )
+            used[chosen.kind] += 1
+            left.remove(chosen)
+    return tuple(choices)
+
+
+def _eligible(
+    bag: Bag, spec: DataSpec, num_rows: int, epochs: int, settings: LearnerSettings, config: SelectionConfig
+) -> list[_Candidate]:
+    """Kinds that can learn the bag, in the order of the registry."""
+    own = spec.select(bag.modalities, bag_features(bag, spec))
+    fitting: list[tuple[str, LearnerBase, Cost]] = []
+    refused: list[str] = []
+    for kind in kinds(LearnerConfig):
+        if config.include and kind not in config.include:
+            continue
+        learner: LearnerBase = getattr(settings, kind)
+        if reason := learner.supports(own):
+            refused.append(f"{kind}: {reason}")
+        else:
+            fitting.append((kind, learner, predict_cost(learner, own, num_rows, epochs)))
+    if not fitting:
+        modalities = ", ".join(f"{modality.name} ({modality.kind})" for modality in own.modalities)
+        raise ConfigError(
+            f"{bag.name}: no learner can take {modalities}; {'; '.join(refused)}; "
+            "widen `learners.include` or leave it empty"
+        )
+    quickest = min(cost.seconds for _, _, cost in fitting)
+    smallest = min(cost.bytes for _, _, cost in fitting)
+    taste = _TASTES[config.strategy]
+    return [
+        _Candidate(
+            kind,
+            learner,
+            cost,
+            taste.quality * learner.quality_prior
+            - taste.time * math.log10(cost.seconds / quickest)
+            - taste.memory * math.log10(cost.bytes / smallest),
+        )
+        for kind, learner, cost in fitting
+    ]
+
+
+def _reason(chosen: _Candidate, near: list[_Candidate], num_eligible: int, times_used: int, strategy: str) -> str:
+    """Why `chosen` was taken among the kinds `near` the best."""
+    facts = (
+        f"prior quality {chosen.learner.quality_prior:.2f}, about {format_seconds(chosen.cost.seconds)} "
+        f"and {format_bytes(chosen.cost.bytes)}"
+    )
+    if num_eligible == 1:
+        return f"{chosen.kind} is the only kind that can take these modalities ({facts})."
+    if len(near) == 1:
+        return f"{chosen.kind} is the best of the kinds left by '{strategy}' ({facts})."
+    others = ", ".join(candidate.kind for candidate in near if candidate is not chosen)
+    return (
+        f"{chosen.kind} is about as good as {others} by '{strategy}' ({facts}) and was used least before "
+        f"({times_used} times), which keeps the ensemble diverse."
+    )
