@@ -12,9 +12,9 @@ import torch
 
 from training_core.engine.train import train_learner
 from training_core.engine.training import TrainingConfig
-from training_core.learners import LearnerBase, LearnerConfig
+from training_core.learners import LearnerConfig
 from training_core.schema import DataSpec, ModalitySpec, Samples, TaskSpec
-from training_core.variants import kind_of, members
+from training_core.variants import kind_of, members, parse_variant
 
 WORDS = [f"word{i}" for i in range(2000)]
 
@@ -37,7 +37,7 @@ def world(kind: str, num_rows: int, width: int, num_classes: int) -> tuple[DataS
     return DataSpec(modalities=(modality,), task=task), samples
 
 
-def measure(learner: LearnerBase, kind: str, epochs: int) -> list[tuple[float, float]]:
+def measure(learner: LearnerConfig, kind: str, epochs: int) -> list[tuple[float, float]]:
     """(work, CPU-seconds) on problems of growing size; CPU time, so that other processes do not matter."""
     sizes = {"image": (8, 16), "text": (20, 80)}.get(kind, (16, 64))
     points = []
@@ -69,8 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"# {date.today()}, {platform.machine()}, one thread")
     for member in members(LearnerConfig):
-        learner = member.model_validate({})
-        assert isinstance(learner, LearnerBase)
+        learner = parse_variant(LearnerConfig, {"kind": kind_of(member)}, "benchmark")
         kind = next(k for k in ("vector", "image", "text") if k in learner.modality_kinds)
         kind = "text" if kind_of(member) == "tfidf_linear" else kind
         train_learner(

@@ -151,7 +151,7 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
         screen = _stderr() if as_json else Console()
         summary = _run_flow(config, store.resolve(), screen, verbose)
         if as_json:
-            _print_json(summary.model_dump(mode="json"))
+            _print_json(json.loads(summary.model_dump_json()))
             return
         from flows.screen import show_summary
 
@@ -213,3 +213,7 @@ def _print_json(value: Any) -> None:
 
 def _stderr() -> Console:
     return Console(stderr=True, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,7 +32,7 @@ class Config(BaseModel):
 
     def to_json(self) -> str:
         """Canonical JSON: keys sorted, no spaces, the same text for the same value."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(json.loads(self.model_dump_json()))  # which spells NaN as text; model_dump does not
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON."""

@@ -21,7 +21,7 @@ from training_core.config import Config, canonical_json
 from training_core.data.bags import Bag, bag_features, in_bag_rows, out_of_bag_rows
 from training_core.data.store import Dataset, DatasetStore
 from training_core.engine.loop import History
-from training_core.errors import TransientError, UserError
+from training_core.errors import StorageError, TransientError
 from training_core.evaluation.metrics import metrics
 from training_core.quantities import Seed
 from training_core.recipes import RecipeConfig, train_member
@@ -157,8 +157,11 @@ def failed_report(job: Job, error: str) -> JobReport:
 def run_job(job: Job, store: Path, device: str, on_event: OnEvent) -> JobReport:
     """Train one job, or fetch what an earlier run trained; a second process asking for the same job waits for it.
 
-    An error that training again would repeat (bad data for this learner, divergence) is reported, not raised: one
+    What a learner stumbles over (too little data in its bag, divergence, a bug in it) is reported, not raised: one
     learner may fail without taking the ensemble with it.
+
+    Raises:
+        StorageError: its outputs cannot be written, which will not be better for the next one.
     """
     directory = job_directory(job, store, device)
     with exclusive(store / "locks" / f"job-{directory.name}.lock"):
@@ -170,7 +173,7 @@ def run_job(job: Job, store: Path, device: str, on_event: OnEvent) -> JobReport:
             with publish_directory(directory) as folder:
                 report = _train(job, folder, device, on_event)
                 (folder / "report.json").write_text(report.to_json())
-        except (UserError, TransientError):
+        except (StorageError, TransientError):
             raise
         except Exception as error:  # whatever a learner stumbles over costs that learner only
             traceback.print_exc()

@@ -10,6 +10,8 @@ from training_core.errors import ConfigError
 from training_core.objectives import Loss, Objective, Supervised, WeightedSum, activate
 from training_core.schema import Batch, TaskSpec
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 CLASSES = TaskSpec.classification("abc")
 LABELS = TaskSpec.multilabel("ab")
 VALUES = TaskSpec.regression(("height", "weight"))
@@ -75,7 +77,7 @@ def test_order_of_the_batch_does_not_matter(task: TaskSpec, objective: Objective
     order = torch.tensor([3, 1, 4, 0, 2])
     straight = objective(Given(raw), batch(target, weight)).total
     shuffled = objective(Given(raw[order]), batch(target[order], weight[order])).total
-    assert float(straight) == pytest.approx(float(shuffled), rel=1e-12)
+    assert straight.item() == pytest.approx(shuffled.item(), rel=1e-12)
 
 
 @every_objective
@@ -85,7 +87,7 @@ def test_a_sample_of_weight_two_counts_like_two_samples(task: TaskSpec, objectiv
     rows = torch.tensor([0, 0, 1, 2, 3])
     weighted = objective(Given(raw), batch(target, weight)).total
     repeated = objective(Given(raw[rows]), batch(target[rows])).total
-    assert float(weighted) == pytest.approx(float(repeated), rel=1e-12)
+    assert weighted.item() == pytest.approx(repeated.item(), rel=1e-12)
 
 
 @every_objective
@@ -97,18 +99,18 @@ def test_terms_are_named_scalars(task: TaskSpec, objective: Objective) -> None:
 
 def test_cross_entropy_of_even_logits_is_the_logarithm_of_the_number_of_classes() -> None:
     loss = Supervised(CLASSES)(Given(torch.zeros(4, 3)), batch(torch.tensor([0, 1, 2, 0])))
-    assert float(loss.total) == pytest.approx(math.log(3))
+    assert loss.total.item() == pytest.approx(math.log(3))
     assert list(loss.terms) == ["cross_entropy"]
 
 
 def test_binary_cross_entropy_of_even_logits_is_the_logarithm_of_two() -> None:
     loss = Supervised(LABELS)(Given(torch.zeros(3, 2)), batch(torch.tensor([[0.0, 1], [1, 1], [0, 0]])))
-    assert float(loss.total) == pytest.approx(math.log(2))
+    assert loss.total.item() == pytest.approx(math.log(2))
 
 
 def test_squared_error_is_averaged_over_columns_and_samples() -> None:
     loss = Supervised(VALUES)(Given(torch.zeros(2, 2)), batch(torch.tensor([[1.0, 3.0], [0.0, 2.0]])))
-    assert float(loss.total) == pytest.approx((1 + 9 + 0 + 4) / 4)
+    assert loss.total.item() == pytest.approx((1 + 9 + 0 + 4) / 4)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -116,14 +118,14 @@ def test_classification_agrees_with_torch(smoothing: float) -> None:
     raw, target, _ = example(CLASSES)
     ours = Supervised(CLASSES, smoothing)(Given(raw), batch(target)).total
     torchs = nn.functional.cross_entropy(raw, target, label_smoothing=smoothing)
-    assert float(ours) == pytest.approx(float(torchs), rel=1e-12)
+    assert ours.item() == pytest.approx(torchs.item(), rel=1e-12)
 
 
 def test_class_weights_agree_with_torch() -> None:
     raw, target, _ = example(CLASSES)
     factors = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     ours = Supervised(CLASSES, class_weights=factors.tolist())(Given(raw), batch(target)).total
-    assert float(ours) == pytest.approx(float(nn.functional.cross_entropy(raw, target, weight=factors)), rel=1e-12)
+    assert ours.item() == pytest.approx(nn.functional.cross_entropy(raw, target, weight=factors).item(), rel=1e-12)
 
 
 def test_label_weights_count_positives() -> None:
@@ -131,12 +133,12 @@ def test_label_weights_count_positives() -> None:
     factors = torch.tensor([2.0, 3.0], dtype=torch.float64)
     ours = Supervised(LABELS, class_weights=factors.tolist())(Given(raw), batch(target)).total
     torchs = nn.functional.binary_cross_entropy_with_logits(raw, target, pos_weight=factors)
-    assert float(ours) == pytest.approx(float(torchs), rel=1e-12)
+    assert ours.item() == pytest.approx(torchs.item(), rel=1e-12)
 
 
 def test_a_batch_of_weight_nothing_has_loss_zero() -> None:
     raw, target, weight = example(VALUES)
-    assert float(Supervised(VALUES)(Given(raw), batch(target, 0 * weight)).total) == 0.0
+    assert Supervised(VALUES)(Given(raw), batch(target, 0 * weight)).total.item() == 0.0
 
 
 def test_a_weighted_sum_adds_and_keeps_terms_apart() -> None:
@@ -147,7 +149,7 @@ def test_a_weighted_sum_adds_and_keeps_terms_apart() -> None:
         return Loss(torch.tensor(10.0), {"x": torch.tensor(10.0)})
 
     loss = WeightedSum({"one": (3.0, one), "ten": (0.5, ten)})(Given(torch.zeros(1, 1)), batch(torch.zeros(1, 1)))
-    assert float(loss.total) == 8.0
+    assert loss.total.item() == 8.0
     assert {name: float(term) for name, term in loss.terms.items()} == {"one/x": 1.0, "ten/x": 10.0}
 
 

@@ -71,7 +71,10 @@ def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[Job
 def register(
     record: RecordRef, ref: DatasetRef, ensemble: ArtifactRef, judgement: Judgement, tags: Mapping[str, str]
 ) -> str:
-    """Log the run's scores and register the ensemble under the dataset's name; returns `models:/…` or the ensemble's directory."""
+    """Log the run's scores and register the ensemble under the dataset's name.
+
+    Returns `models:/name/version`, or the ensemble's directory where there is no registry.
+    """
     tracker = tracker_at(record.tracker, record.store)
     scores = {f"test/{metric}": value for metric, value in judgement.test.items()}
     for row in judgement.patterns:

@@ -108,8 +108,6 @@ def package_ensemble(
         samples: raw; the first few are kept with the model as an example of its input.
         tags: for the model's version.
     """
-    import training_core
-
     return ModelPackage(
         folder=ensemble.path,
         sha256=ensemble.sha256,
@@ -118,7 +116,7 @@ def package_ensemble(
         example=frame_from_samples(samples.take(np.arange(min(_EXAMPLE_ROWS, len(samples)))), spec),
         outputs=prediction_columns(spec.task),
         requirements=pinned_requirements(),
-        code=(Path(next(iter(training_core.__path__))),),
+        code=(Path(__file__).parents[1],),
         tags=tags or {},
     )
 

@@ -97,7 +97,7 @@ class ExtraTreesEstimator(Estimator):
             warnings.filterwarnings("ignore", "Some inputs do not have OOB scores", UserWarning)
             # The score of the left-out rows is undefined for a single one of them; it is not used.
             warnings.filterwarnings("ignore", "R.2 score is not well-defined", UserWarning)
-            forest.fit(matrix, target[:, 0] if regression and target.shape[1] == 1 else target, sample_weight=weight)
+            forest.fit(matrix, target[:, 0] if target.shape[1:] == (1,) else target, sample_weight=weight)
         if regression:
             self._centre = np.average(target, axis=0, weights=weight)
             self.sharpness = self._find_slope(np.asarray(forest.oob_prediction_).reshape(target.shape), target)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from training_core.learners.base import spec_width
+from training_core.learners.binning import bin_edges, to_bins
 from training_core.learners.design_matrix import TREE_ONE_HOT, DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
 from training_core.learners.folds import deal_folds
@@ -65,16 +66,18 @@ class HistBoostingEstimator(Estimator):
         super().__init__(spec, seed)
         self.config = config
         self.design = DesignMatrix(spec, max_one_hot=TREE_ONE_HOT, missing_as_nan=True)
+        self._edges = np.zeros((0, MAX_BINS - 1))
         self._models: list[HistGradientBoostingClassifier | HistGradientBoostingRegressor] = []
 
     def _learn(self, samples: Samples, target: np.ndarray, weight: np.ndarray | None) -> None:
-        matrix = np.asarray(self.design.fit(samples).transform(samples))
-        matrix = matrix.astype(np.float32)
+        numbers = np.asarray(self.design.fit(samples).transform(samples))
+        self._edges = bin_edges(numbers, MAX_BINS)
+        matrix = to_bins(numbers, self._edges)
         columns = [target] if target.ndim == 1 else list(target.T)
         self._models = [self._boost(matrix, column, weight, samples.groups, i) for i, column in enumerate(columns)]
 
     def _answer(self, samples: Samples) -> np.ndarray:
-        matrix = np.asarray(self.design.transform(samples), dtype=np.float32)
+        matrix = to_bins(np.asarray(self.design.transform(samples)), self._edges)
         if self.spec.task.kind == "regression":
             return np.stack([model.predict(matrix) for model in self._models], axis=1)
         probabilities = [model.predict_proba(matrix) for model in self._models]  # pyright: ignore[reportAttributeAccessIssue]
@@ -83,11 +86,11 @@ class HistBoostingEstimator(Estimator):
         return np.stack([label[:, 1] for label in probabilities], axis=1)
 
     def _learnt(self) -> dict[str, Any]:
-        return {"design": self.design.learnt(), "models": self._models}
+        return {"design": self.design.learnt(), "edges": self._edges, "models": self._models}
 
     def _restore(self, learnt: dict[str, Any]) -> None:
         self.design.restore(learnt["design"])
-        self._models = learnt["models"]
+        self._edges, self._models = learnt["edges"], learnt["models"]
         check_boosted(self._models, self.design.num_columns)
 
     def _boost(
@@ -101,16 +104,19 @@ class HistBoostingEstimator(Estimator):
             kept = ~held_out
             trial = self._model(len(target), self.config.max_rounds, early_stopping=True)
             trial.fit(
-                matrix[kept],
+                _without_empty_columns(matrix[kept]),
                 target[kept],
                 None if weight is None else weight[kept],
                 X_val=matrix[held_out],
                 y_val=target[held_out],
                 sample_weight_val=None if weight is None else weight[held_out],
             )
-            # Scores are negative losses; the first is that of no round at all.
-            rounds = max(int(np.argmax(trial.validation_score_)), 1)
-        return self._model(len(target), rounds, early_stopping=False).fit(matrix, target, weight)
+            # Scores are negative losses, the first that of no round at all; more rows bear as many more rounds.
+            best = max(int(np.argmax(trial.validation_score_)), 1)
+            rounds = math.ceil(best * VALIDATION_FOLDS / (VALIDATION_FOLDS - 1))
+        return self._model(len(target), rounds, early_stopping=False).fit(
+            _without_empty_columns(matrix), target, weight
+        )
 
     def _hold_out(self, target: np.ndarray, groups: np.ndarray | None, output: int) -> np.ndarray | None:
         """Which rows judge when to stop, bool [N]; None when there are too few."""
@@ -144,6 +150,12 @@ class HistBoostingEstimator(Estimator):
             "random_state": self.random_state,
         }
         return kind(**settings)
+
+
+def _without_empty_columns(matrix: np.ndarray) -> np.ndarray:
+    """Columns without a single number made constant: scikit-learn cannot bin them, and no tree splits a constant."""
+    empty = np.isnan(matrix).all(axis=0)
+    return np.where(empty, np.float32(0), matrix) if empty.any() else matrix
 
 
 def tried_fraction(num_columns: int) -> float:

@@ -17,8 +17,8 @@ STEP = 3.0
 MAX_STEPS = 8
 """How far the search may walk from where it starts: a factor of STEP**8 = 6561 either way."""
 MAX_SEARCH_ROWS: dict[TaskKind, int] = {"classification": 6_000, "multilabel": 6_000, "regression": 20_000}
-"""The strength is chosen on at most this many rows; logistic fits are slower by ten times. It is the inverse variance of a Gaussian prior on the
-coefficients, so its best value depends little on the number of rows."""
+"""The strength is chosen on at most this many rows: logistic fits are slower by ten times. It is the inverse variance
+of a Gaussian prior on the coefficients, so its best value depends little on the number of rows."""
 ABSENT_INTERCEPT = -30.0
 """Log-odds of a class that no row of a fold holds: the same penalty for every strength tried."""
 MAX_CHOLESKY_COLUMNS = 1_000
@@ -174,11 +174,15 @@ def _logistic(
     matrix: Any, target: np.ndarray, weight: np.ndarray | None, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients [columns, K] and intercepts [K]; K is 1 for two classes."""
+    from scipy.sparse import issparse
     from sklearn.linear_model import LogisticRegression
 
+    # On texts the looser tolerance halves the time and leaves the log loss where it was; on dense columns it does not.
+    tolerance = 1e-3 if issparse(matrix) else 1e-4
     with _unfinished_is_fine():
-        # This tolerance halves the time of the default one and leaves the log loss where it was.
-        model = LogisticRegression(C=1 / strength, tol=1e-3, max_iter=300).fit(matrix, target, sample_weight=weight)
+        model = LogisticRegression(C=1 / strength, tol=tolerance, max_iter=300).fit(
+            matrix, target, sample_weight=weight
+        )
     return np.asarray(model.coef_).T, np.asarray(model.intercept_)
 
 

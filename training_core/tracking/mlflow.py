@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -61,7 +60,6 @@ class MLflowTracker:
         self._root = store_root.absolute()
         self.location = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._root / 'mlflow.db'}"
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "polychoir"
-        self._connecting = threading.Lock()
         self._connection: tuple[Any, str] | None = None
 
     @quiet()
@@ -212,17 +210,16 @@ class MLflowTracker:
         return ResolvedModel(uri=pinned, path=folder, sha256=version.tags.get(_ENSEMBLE))
 
     def _connected(self) -> tuple[Any, str]:
-        """The client and the experiment's id, made on first use."""
-        with self._connecting:
-            if self._connection is None:
-                mlflow = _mlflow()
-                if self.location.startswith("sqlite:////") and "?" not in self.location:
-                    database = Path(self.location.removeprefix("sqlite:///"))
-                    prepare_database(database, lambda path: _create_schema(path, self._artifacts))
-                registry = os.environ.get("MLFLOW_REGISTRY_URI") or self.location
-                client = mlflow.MlflowClient(self.location, registry)
-                self._connection = client, self._find_experiment(client)
-            return self._connection
+        """The client and the experiment's id, made on first use; `quiet` lets in one thread at a time."""
+        if self._connection is None:
+            mlflow = _mlflow()
+            if self.location.startswith("sqlite:////") and "?" not in self.location:
+                database = Path(self.location.removeprefix("sqlite:///"))
+                prepare_database(database, lambda path: _create_schema(path, self._artifacts))
+            registry = os.environ.get("MLFLOW_REGISTRY_URI") or self.location
+            client = mlflow.MlflowClient(self.location, registry)
+            self._connection = client, self._find_experiment(client)
+        return self._connection
 
     @property
     def _has_server(self) -> bool:
