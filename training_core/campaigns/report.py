@@ -13,8 +13,9 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding
 h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem}
 .lead{color:#5b6675;margin-top:0} .figures{display:flex;gap:2.5rem;flex-wrap:wrap;margin:1.2rem 0}
 .figures b{display:block;font-size:1.7rem;font-weight:600} .figures span{color:#5b6675;font-size:.85rem}
-table{border-collapse:collapse;width:100%;font-size:.9rem} th{text-align:left;border-bottom:2px solid #c9d1dc}
-td,th{padding:.3rem .6rem .3rem 0;vertical-align:top} td{border-bottom:1px solid #e8ecf1}
+table{border-collapse:collapse;font-size:.9rem;min-width:50%}
+th{text-align:left;border-bottom:2px solid #c9d1dc} th.number{text-align:right}
+td,th{padding:.3rem 1.2rem .3rem 0;vertical-align:top} td{border-bottom:1px solid #e8ecf1}
 .number{text-align:right;font-variant-numeric:tabular-nums} .unused td{color:#8a94a3} img{max-width:100%}
 code{background:#f2f4f7;padding:.1rem .3rem;border-radius:3px;word-break:break-all}
 """
@@ -136,20 +137,26 @@ def _leaderboard_rows(summary: RunSummary) -> list[tuple[str, ...]]:
 
 
 def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]], unused: Sequence[bool] = ()) -> str:
-    """A table; a cell that starts with a NUL is shown as code, one that reads as a number is set to the right."""
+    """A table; a cell that starts with a NUL is shown as code, a column of numbers is set to the right."""
+    rows = list(rows)
+    right = [any(map(_is_number, column)) for column in zip(*rows, strict=True)]
     lines = []
     for index, row in enumerate(rows):
         style = ' class="unused"' if unused and unused[index] else ""
-        lines.append(f"<tr{style}>{''.join(_html_cell(cell) for cell in row)}</tr>")
-    names = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+        cells = "".join(_html_cell("td", *cell) for cell in zip(row, right, strict=True))
+        lines.append(f"<tr{style}>{cells}</tr>")
+    names = "".join(_html_cell("th", *cell) for cell in zip(header, right, strict=True)) if any(header) else ""
     return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _html_cell(cell: str) -> str:
-    if cell.startswith("\0"):
-        return f"<td><code>{html.escape(cell[1:])}</code></td>"
-    numeric = cell.replace(".", "", 1).removeprefix("-").isdigit()
-    return f"<td{' class=number' if numeric else ''}>{html.escape(cell)}</td>"
+def _html_cell(tag: str, text: str, right: bool) -> str:
+    if text.startswith("\0"):
+        return f"<{tag}><code>{html.escape(text[1:])}</code></{tag}>"
+    return f"<{tag}{' class=number' if right else ''}>{html.escape(text)}</{tag}>"
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).removeprefix("-").isdigit()
 
 
 def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -166,9 +173,12 @@ def _pattern_plot(summary: RunSummary) -> str:
               else "without " + ", ".join(row.missing) for row in rows]  # fmt: skip
     figure = Figure(figsize=(8.5, 0.9 + 0.34 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(labels, [max(row.score, 0.0) for row in rows], color="#4c78a8", height=0.62, label=summary.metric)
-    axes.plot([row.confidence for row in rows], labels, "o", color="#e4572e", label="mean confidence")
-    axes.set_xlim(0, 1.02)
+    scores = [row.score for row in rows]
+    confidences = [row.confidence for row in rows]
+    axes.hlines(labels, scores, confidences, color="#c9d1dc", linewidth=2)
+    axes.plot(scores, labels, "o", color="#2f5d8a", markersize=9, label=summary.metric)
+    axes.plot(confidences, labels, "o", color="#e4572e", markersize=6, label="mean confidence")
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="x", color="#e3e7ed")
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

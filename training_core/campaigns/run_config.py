@@ -73,7 +73,7 @@ class RunConfig(LearnerSettings):
     def _start_from_preset(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("preset") in PRESETS:
             plain = {k: v.model_dump(exclude_unset=True) if isinstance(v, Config) else v for k, v in data.items()}
-            return merged(PRESETS[plain["preset"]], plain)
+            return merged(PRESETS[data["preset"]], plain)
         return data
 
     @classmethod

@@ -186,4 +186,3 @@ def test_a_job_is_named_by_what_its_result_depends_on(tmp_path: Path, source: Pa
     training = job.recipe.training.model_copy(update={"epochs": 5})
     other = job.model_copy(update={"recipe": job.recipe.model_copy(update={"training": training})})
     assert other.fingerprint("cpu") != job.fingerprint("cpu")
-
