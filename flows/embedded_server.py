@@ -65,10 +65,11 @@ def _start(home: Path) -> str:
         "PREFECT_HOME": str(home),
         "PREFECT_UI_ENABLED": "0",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # Small batches keep the recorder ahead of the client, so that little is left to wait for at the end.
+        # A recorder that writes often leaves little to wait for at the end. Prefect cuts the interval down to whole
+        # seconds, and at 0 it never sleeps: half a second would cost a whole core.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
     }

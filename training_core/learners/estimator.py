@@ -1,6 +1,7 @@
 """Learners that fit in one step: what they share, from aligning classes to saving without pickle."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -68,7 +69,8 @@ class Estimator(ABC):
         self.num_rows = len(samples)
         target = self._choose_outputs(np.asarray(samples.target))
         if len(self._active):
-            self._learn(samples, target, weight)
+            with _one_thread():
+                self._learn(samples, target, weight)
         return self
 
     def predict(self, samples: Samples) -> np.ndarray:
@@ -76,7 +78,8 @@ class Estimator(ABC):
         task = self.spec.task
         predicted = np.tile(self._constant, (len(samples), 1))
         if len(self._active) and len(samples):
-            predicted[:, self._active] = self._answer(samples)
+            with _one_thread():
+                predicted[:, self._active] = self._answer(samples)
         if task.kind != "regression":
             uniform = 1 / task.num_outputs if task.kind == "classification" else 0.5
             return (self.num_rows * predicted + uniform) / (self.num_rows + 1)
@@ -168,6 +171,17 @@ class Estimator(ABC):
         if all(len(np.unique(column)) <= min(MAX_SCALE_VALUES, len(column) // 2) for column in values.T):
             self._bounds = np.stack([values.min(axis=0), values.max(axis=0)])
         return values
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Within the block numeric libraries use one thread: the same sums in the same order, and no cores fought over.
+
+    Boosted trees enter a parallel region per tree; on cores that are busy with other processes each one waits for its
+    slowest thread, which made predictions several times slower than one thread is.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1)
 
 
 def _merge_repeats(samples: Samples, weight: np.ndarray | None) -> tuple[Samples, np.ndarray | None]:
