@@ -148,6 +148,7 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
     """Run the training flow and show it; `load` gives the run's configuration."""
     with _errors(as_json, verbose):
         config = load()
+        _check_dataset(config, store)
         screen = _console(stderr=as_json)
         summary = _run_flow(config, store.resolve(), screen, verbose)
         if as_json:
@@ -158,13 +159,25 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
         show_summary(screen, summary)
 
 
+def _check_dataset(config: "RunConfig", store: Path) -> None:
+    """Find out at once, not after a server has started, that there is no such dataset or its source is malformed."""
+    from training_core.data.source import load_source
+    from training_core.data.store import DatasetStore
+
+    if config.dataset.endswith((".yaml", ".yml")):
+        load_source(Path(config.dataset))
+    else:
+        DatasetStore(store / "datasets").open(config.dataset)
+
+
 def _run_flow(config: "RunConfig", store: Path, screen: Console, verbose: bool) -> "RunSummary":
     from flows.runtime import drain, owner_tags, prefect_at
     from flows.screen import TrainingView
+    from training_core.campaigns.recording import tracker_at
 
     with TrainingView(screen).live() as view:
         view({"event": "stage", "text": "starting Prefect"})
-        with prefect_at(store, verbose):
+        with prefect_at(store, verbose, meanwhile=tracker_at(config.tracker, str(store)).connect):
             from prefect import tags
             from prefect.task_runners import ThreadPoolTaskRunner
 

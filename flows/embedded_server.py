@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,8 +29,10 @@ _PROBE_SECONDS = 1.0
 
 
 @contextmanager
-def embedded_server(home: Path) -> Iterator[str]:
+def embedded_server(home: Path, while_starting: Callable[[], object] = lambda: None) -> Iterator[str]:
     """The API address of the server for `home`, started when none runs; kept up at least until the block ends.
+
+    `while_starting` is called once, before the wait for the server begins.
 
     Raises:
         TransientError: the server did not come up in `START_SECONDS`; its log is named.
@@ -43,6 +45,7 @@ def embedded_server(home: Path) -> Iterator[str]:
         raise StorageError(f"cannot write {home}: {error.strerror}; choose another --store") from error
     with users:
         fcntl.flock(users, fcntl.LOCK_SH)
+        while_starting()
         with exclusive(home / "server.start.lock"):
             url = _running(home) or _start(home)
         yield url

@@ -9,7 +9,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,13 @@ _QUIET = {
 
 
 @contextmanager
-def prefect_at(store: Path, verbose: bool = False) -> Iterator[None]:
+def prefect_at(store: Path, verbose: bool = False, meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Within the block flows run, with or without a server of the user's own; the screen belongs to the caller.
+
+    Args:
+        store: where an embedded server keeps its database.
+        verbose: leave library logs on the screen.
+        meanwhile: something slow to do while the server starts; done, or failed in silence, before the block begins.
 
     Raises:
         TransientError: the embedded server did not start.
@@ -45,7 +51,8 @@ def prefect_at(store: Path, verbose: bool = False) -> Iterator[None]:
         return
     home = store / "prefect"
     os.environ["PREFECT_HOME"] = str(home)
-    with embedded_server(home) as url:
+    with ThreadPoolExecutor(1) as helper, embedded_server(home, lambda: helper.submit(meanwhile)) as url:
+        helper.shutdown(wait=True)
         os.environ["PREFECT_API_URL"] = url
         try:
             with _quiet_screen(verbose):
