@@ -31,6 +31,7 @@ _LIVE_LOCK = threading.Lock()
 _STDERR_TAIL = 2000
 _POLL_SECONDS = 0.5
 _PARENT = "POLYCHOIR_PARENT_PID"
+_COHORT = "POLYCHOIR_COHORT"  # for whoever looks at the process list
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -122,7 +123,12 @@ def _run_child(
 ) -> Job | None:
     """Run one child to its end, filling `reports`; returns the job it had to be ended for, if any."""
     # One thread: results depend on the thread count, and one process per core uses the cores better than threads do.
-    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1"), _PARENT: str(os.getpid())}
+    environment = {
+        **os.environ,
+        **dict.fromkeys(_THREAD_VARIABLES, "1"),
+        _PARENT: str(os.getpid()),
+        _COHORT: cohort.name,
+    }
     if device.startswith("cuda:"):
         environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
     current: list[Job] = []

@@ -80,12 +80,15 @@ class RunConfig(LearnerSettings):
     def load(cls, path: Path | None = None, overrides: Sequence[str] = (), **given: Any) -> Self:
         """Read a RUN.yaml (optional), with `given` keys and then `--set` overrides on top.
 
-        A relative path in `dataset` is taken from the folder of the YAML file.
+        A relative path in `dataset` is taken from the folder of the YAML file. A SOURCE.yaml in place of a RUN.yaml
+        stands for a run on it with nothing else said.
 
         Raises:
             ConfigError: one line naming the key, what was got and what was expected.
         """
         data = read_yaml(path) if path else {}
+        if path and "modalities" in data and "dataset" not in data:
+            data = {"dataset": path.name}
         if path and isinstance(data.get("dataset"), str) and data["dataset"].endswith((".yaml", ".yml")):
             data["dataset"] = str((path.parent / data["dataset"]).resolve())
         data = merged(merged(data, {k: v for k, v in given.items() if v is not None}), parse_overrides(overrides))
