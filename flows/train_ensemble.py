@@ -15,7 +15,7 @@ from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import RunSummary
 
 
-@flow(name="train-ensemble", flow_run_name="train {run.dataset}")
+@flow(name="train-ensemble", flow_run_name="train {run.title}")
 def train_ensemble(run: RunConfig, store: str = ".polychoir") -> RunSummary:
     """Train, combine, judge, track and register a multimodal ensemble.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture, wait
 
 from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
@@ -12,7 +12,7 @@ from training_core.campaigns.bagging import Plan
 from training_core.campaigns.run_config import RunConfig
 from training_core.errors import UserError
 from training_core.isolation import collect_reports, run_isolated, stop_all
-from training_core.jobs import Cohort, JobReport
+from training_core.jobs import Cohort, Event, JobReport, OnEvent
 
 
 @task(
@@ -25,7 +25,7 @@ from training_core.jobs import Cohort, JobReport
 )
 def train_cohort(cohort: Cohort, store: Path, learner_seconds: float | None) -> list[JobReport]:
     """Train a group of jobs in a child process on a leased device; see `training_core.isolation.run_isolated`."""
-    return run_isolated(cohort, store, announce, learner_seconds)
+    return run_isolated(cohort, store, _tell_and_log(), learner_seconds)
 
 
 def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, ...]:
@@ -46,6 +46,22 @@ def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, .
         raise
     reports = [r for cohort, done in zip(plan.cohorts, futures, strict=True) for r in _reports(cohort, done, store)]
     return tuple(sorted(reports, key=lambda report: report.name))
+
+
+def _tell_and_log() -> OnEvent:
+    """Tell the listeners of every event, and log what becomes of each learner with the task run."""
+    logger = get_run_logger()
+
+    def on_event(event: Event) -> None:
+        announce(event)
+        if event["event"] == "finished":
+            logger.info("%s trained in %.1f s, score %s", event["job"], event["seconds"], event["score"])
+        elif event["event"] == "reused":
+            logger.info("%s was trained before and is reused", event["job"])
+        elif event["event"] == "failed":
+            logger.warning("%s failed: %s", event["job"], event["error"])
+
+    return on_event
 
 
 def _reports(cohort: Cohort, done: PrefectFuture[Any], store: Path) -> list[JobReport]:

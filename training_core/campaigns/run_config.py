@@ -96,6 +96,14 @@ class RunConfig(LearnerSettings):
             raise ConfigError(f"{path or 'run'}: `dataset` is missing; name a dataset version or a SOURCE.yaml")
         return cls.parse(data, str(path or "run"))
 
+    @property
+    def title(self) -> str:
+        """What a person calls the run: the dataset, or the folder or file of its source."""
+        source = Path(self.dataset)
+        if source.suffix not in {".yaml", ".yml"}:
+            return self.dataset
+        return source.parent.name if source.stem == "source" and source.parent.name else source.stem
+
     def learner_settings(self) -> LearnerSettings:
         """The settings of every kind of learner, without the rest of the run."""
         return LearnerSettings.model_validate({name: getattr(self, name) for name in LearnerSettings.model_fields})
