@@ -105,7 +105,7 @@ class TrainedLearner:
         return out
 
     def save(self, folder: Path) -> None:
-        """Write `learner.json` and the weights (safetensors) or the estimator (skops) into an existing `folder`."""
+        """Write `learner.json` and the weights (safetensors) or the estimator (npz) into an existing `folder`."""
         description = {
             "config": self.config.model_dump(mode="json"),
             "preprocessor": self.preprocessor.to_dict(),

@@ -77,8 +77,14 @@ class DesignMatrix:
         return {"indicated": list(self._indicated), "texts": {n: t.learnt() for n, t in self._texts.items()}}
 
     def restore(self, learnt: dict[str, Any]) -> Self:
-        """Take back what `learnt` gave."""
+        """Take back what `learnt` gave.
+
+        Raises:
+            Exception: one of `saved_state.MALFORMED`; something is missing, or of another type or shape.
+        """
         self._indicated = list(learnt["indicated"])
+        if not set(self._indicated) <= set(self.spec.names) or set(learnt["texts"]) != set(self._texts):
+            raise ValueError("it was learnt from other modalities")
         for name, features in self._texts.items():
             features.restore(learnt["texts"][name])
         return self

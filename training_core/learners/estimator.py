@@ -10,10 +10,11 @@ import numpy as np
 
 from training_core.errors import DataError, StorageError
 from training_core.learners.base import LearnerBase, spec_width
+from training_core.learners.saved_state import MALFORMED, read_array, read_number, read_state, write_state
 from training_core.schema import DataSpec, Samples
 from training_core.seeding import derive_seed, generator
 
-FILE_NAME = "estimator.skops"
+FILE_NAME = "estimator.npz"
 MAX_SCALE_VALUES = 20
 """A regression target with at most this many distinct values, each met at least twice on average, is a rating scale:
 predictions stay between its ends."""
@@ -42,9 +43,6 @@ class Estimator(ABC):
     Probabilities are mixed with the uniform distribution as if one more row had said "I do not know" (weight
     1 / (rows + 1)), so that no class is ever ruled out by a few rows that lack it.
     """
-
-    trusted: ClassVar[tuple[str, ...]] = ()
-    """The types, beyond what skops trusts by default, that a saved file of this family may contain."""
 
     def __init__(self, spec: DataSpec, seed: int) -> None:
         self.spec = spec
@@ -88,11 +86,7 @@ class Estimator(ABC):
         return predicted
 
     def save(self, folder: Path) -> None:
-        """Write `estimator.skops` into `folder`: data only, no pickle."""
-        import zipfile
-
-        import skops.io
-
+        """Write `estimator.npz` into `folder`: arrays and plain values, no pickle."""
         state = {
             "num_rows": self.num_rows,
             "active": self._active,
@@ -100,35 +94,28 @@ class Estimator(ABC):
             "bounds": self._bounds,
             "learnt": self._learnt() if len(self._active) else {},
         }
-        # Trees compress to a fifth; a higher level takes longer for hardly less.
-        data = skops.io.dumps(state, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
-        (folder / FILE_NAME).write_bytes(data)
+        write_state(folder / FILE_NAME, state)
 
     def load(self, folder: Path) -> Self:
         """Become what was saved in `folder` by an estimator of the same configuration and spec.
 
-        Call it on a freshly built estimator, and only on a file whose checksum was verified: the list of trusted
-        types narrows what a file can do, but types skops trusts by itself can be misused too.
+        Call it on a freshly built estimator.
 
         Raises:
-            StorageError: the file is missing, unreadable, or holds a type that is not on this family's list.
+            StorageError: the file is missing, unreadable, or not of such an estimator.
         """
-        import zipfile
-
-        import skops.io
-        from skops.io.exceptions import UntrustedTypesFoundException
-
         path = folder / FILE_NAME
         try:
-            state: Any = skops.io.load(path, trusted=list(self.trusted))
-        except UntrustedTypesFoundException as error:
-            raise StorageError(f"{path} holds types that a {type(self).__name__} never saves: {error}") from None
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise StorageError(f"{path} cannot be read as a saved estimator ({error}); train it again") from None
-        self.num_rows = state["num_rows"]
-        self._active, self._constant, self._bounds = state["active"], state["constant"], state["bounds"]
-        if len(self._active):
-            self._restore(state["learnt"])
+            state = read_state(path)
+            self.num_rows = int(read_number(state, "num_rows", at_least=1))
+            self._active = self._read_active(state)
+            self._constant = read_array(state, "constant", np.float64, self.spec.task.num_outputs)
+            num_bounded = state["bounds"].shape[1] and self.spec.task.num_outputs
+            self._bounds = read_array(state, "bounds", np.float64, 2, num_bounded)
+            if len(self._active):
+                self._restore(state["learnt"])
+        except MALFORMED as error:
+            raise StorageError(f"{path} cannot be read as a saved estimator ({error}); train it again") from error
         return self
 
     def rng(self, name: str) -> np.random.Generator:
@@ -145,11 +132,18 @@ class Estimator(ABC):
 
     @abstractmethod
     def _learnt(self) -> dict[str, Any]:
-        """What `_learn` found, as something skops can save."""
+        """What `_learn` found, as nested dictionaries of arrays and of what JSON can say."""
 
     @abstractmethod
     def _restore(self, learnt: dict[str, Any]) -> None:
-        """Take back what `_learnt` gave."""
+        """Take back what `_learnt` gave; what is of a wrong type or shape raises one of `saved_state.MALFORMED`."""
+
+    def _read_active(self, state: dict[str, Any]) -> np.ndarray:
+        """The active outputs: ascending, each one of the task's."""
+        active = read_array(state, "active", np.int64, None)
+        if not np.isin(active, np.arange(self.spec.task.num_outputs)).all() or (np.diff(active) <= 0).any():
+            raise ValueError(f"outputs {active.tolist()} of {self.spec.task.num_outputs} were learnt")
+        return active
 
     def _choose_outputs(self, target: np.ndarray) -> np.ndarray:
         """Note what is constant, and give the target of the outputs that are not."""

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -10,12 +10,10 @@ from training_core.learners.base import spec_width
 from training_core.learners.design_matrix import TREE_ONE_HOT, DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
 from training_core.learners.linear_fit import row_losses, sigmoid, softmax
-from training_core.learners.saved_trees import FOREST_TREE, check_forest
+from training_core.learners.saved_state import read_array, read_number
+from training_core.learners.saved_trees import Trees, pack_forest, restore_trees
 from training_core.quantities import PositiveInt
 from training_core.schema import DataSpec, ModalityKind, Samples
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 SMALLEST_PROBABILITY = 1e-4
 """Probabilities are kept this far from 0 and 1 before their logarithm is sharpened: what a forest of a few hundred
@@ -64,8 +62,6 @@ class ExtraTreesEstimator(Estimator):
     Values get the like: their deviations from the mean are scaled to the least squared error on left-out rows.
     """
 
-    trusted: ClassVar[tuple[str, ...]] = (FOREST_TREE,)
-
     def __init__(self, config: ExtraTreesConfig, spec: DataSpec, seed: int) -> None:
         super().__init__(spec, seed)
         self.config = config
@@ -73,7 +69,7 @@ class ExtraTreesEstimator(Estimator):
         self.sharpness = 1.0
         """What log-odds, or deviations from the mean, are multiplied by."""
         self._centre = np.zeros(spec.task.num_outputs)
-        self._forest: ExtraTreesClassifier | ExtraTreesRegressor | None = None
+        self._trees: Trees | None = None
 
     def _learn(self, samples: Samples, target: np.ndarray, weight: np.ndarray | None) -> None:
         from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
@@ -101,43 +97,38 @@ class ExtraTreesEstimator(Estimator):
         if regression:
             self._centre = np.average(target, axis=0, weights=weight)
             self.sharpness = self._find_slope(np.asarray(forest.oob_prediction_).reshape(target.shape), target)
-            del forest.oob_prediction_
         else:
             self.sharpness = self._find_sharpness(np.asarray(forest.oob_decision_function_), target)
-            del forest.oob_decision_function_
-        del forest.oob_score_  # what trees said of rows they left out is as large as the data, and no longer needed
-        self._forest = forest
+        classes = self.spec.task.kind == "classification"
+        members = [member.tree_ for member in forest.estimators_]
+        self._trees = pack_forest(members, self.design.num_columns, classes=classes)
 
     def _answer(self, samples: Samples) -> np.ndarray:
-        assert self._forest is not None, "predict before fit"
+        assert self._trees is not None, "predict before fit"
         matrix = np.asarray(self.design.transform(samples), dtype=np.float32)
+        values = np.zeros((len(samples), len(self._active)))
+        for answer in self._trees.answers(matrix):
+            values += answer
+        values /= len(self._trees)
         if self.spec.task.kind == "regression":
-            values = np.asarray(self._forest.predict(matrix), dtype=np.float64).reshape(len(samples), -1)
             return self._centre + self.sharpness * (values - self._centre)
-        votes = self._forest.predict_proba(matrix)  # pyright: ignore[reportAttributeAccessIssue]
-        raw = self.sharpness * self._log_odds(self._positive(votes))
+        raw = self.sharpness * self._log_odds(values)
         return softmax(raw) if self.spec.task.kind == "classification" else sigmoid(raw)
 
     def _learnt(self) -> dict[str, Any]:
+        assert self._trees is not None, "save before fit"
         return {
             "design": self.design.learnt(),
-            "forest": self._forest,
+            "trees": self._trees.learnt(),
             "sharpness": self.sharpness,
             "centre": self._centre,
         }
 
     def _restore(self, learnt: dict[str, Any]) -> None:
         self.design.restore(learnt["design"])
-        self._forest, self.sharpness, self._centre = learnt["forest"], learnt["sharpness"], learnt["centre"]
-        check_forest(self._forest, self.design.num_columns)
-
-    def _positive(self, votes: Any) -> np.ndarray:
-        """Votes as [N, active]: for labels scikit-learn gives (no, yes) per label, or plain (no, yes) for just one."""
-        if self.spec.task.kind == "classification":
-            return np.asarray(votes)
-        if isinstance(votes, list):
-            return np.stack([label[:, 1] for label in votes], axis=1)
-        return votes[:, [1]]
+        self._trees = restore_trees(learnt["trees"], self.design.num_columns, len(self._active))
+        self.sharpness = read_number(learnt, "sharpness")
+        self._centre = read_array(learnt, "centre", np.float64, self.spec.task.num_outputs)
 
     def _log_odds(self, probabilities: np.ndarray) -> np.ndarray:
         kept = np.clip(probabilities, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)

@@ -10,7 +10,9 @@ from training_core.learners.binning import bin_edges, to_bins
 from training_core.learners.design_matrix import TREE_ONE_HOT, DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
 from training_core.learners.folds import deal_folds
-from training_core.learners.saved_trees import BOOSTED_TREE, check_boosted
+from training_core.learners.linear_fit import sigmoid, softmax
+from training_core.learners.saved_state import read_array
+from training_core.learners.saved_trees import Trees, pack_boosted, restore_trees
 from training_core.quantities import PositiveFloat, PositiveInt
 from training_core.schema import DataSpec, ModalityKind, Samples
 
@@ -60,38 +62,64 @@ class HistBoostingConfig(EstimatorConfig):
 class HistBoostingEstimator(Estimator):
     """One boosted model for all classes; one per label, or per target column."""
 
-    trusted: ClassVar[tuple[str, ...]] = (BOOSTED_TREE,)
-
     def __init__(self, config: HistBoostingConfig, spec: DataSpec, seed: int) -> None:
         super().__init__(spec, seed)
         self.config = config
         self.design = DesignMatrix(spec, max_one_hot=TREE_ONE_HOT, missing_as_nan=True)
         self._edges = np.zeros((0, MAX_BINS - 1))
-        self._models: list[HistGradientBoostingClassifier | HistGradientBoostingRegressor] = []
+        self._trees: Trees | None = None
+        self._outputs = np.zeros(0, dtype=np.int32)
+        """Which raw output each tree adds to: log-odds or values of the active outputs; two classes share one."""
+        self._baseline = np.zeros(0)
+        """The raw outputs before the first tree."""
 
     def _learn(self, samples: Samples, target: np.ndarray, weight: np.ndarray | None) -> None:
         numbers = np.asarray(self.design.fit(samples).transform(samples))
         self._edges = bin_edges(numbers, MAX_BINS)
         matrix = to_bins(numbers, self._edges)
         columns = [target] if target.ndim == 1 else list(target.T)
-        self._models = [self._boost(matrix, column, weight, samples.groups, i) for i, column in enumerate(columns)]
+        trees, outputs, baselines = [], [], []
+        for i, column in enumerate(columns):
+            model: Any = self._boost(matrix, column, weight, samples.groups, i)
+            for trees_of_round in model._predictors:  # one for each of more than two classes, else a single one
+                trees += trees_of_round
+                outputs += range(i, i + len(trees_of_round))
+            baselines.append(np.ravel(model._baseline_prediction))
+        self._trees = pack_boosted(trees, self.design.num_columns)
+        self._outputs = np.array(outputs, dtype=np.int32)
+        self._baseline = np.concatenate(baselines).astype(np.float64)
 
     def _answer(self, samples: Samples) -> np.ndarray:
+        assert self._trees is not None, "predict before fit"
         matrix = to_bins(np.asarray(self.design.transform(samples)), self._edges)
+        raw = np.tile(self._baseline, (len(samples), 1))
+        for output, answer in zip(self._outputs, self._trees.answers(matrix), strict=True):
+            raw[:, output] += answer[:, 0]
         if self.spec.task.kind == "regression":
-            return np.stack([model.predict(matrix) for model in self._models], axis=1)
-        probabilities = [model.predict_proba(matrix) for model in self._models]  # pyright: ignore[reportAttributeAccessIssue]
-        if self.spec.task.kind == "classification":
-            return probabilities[0]
-        return np.stack([label[:, 1] for label in probabilities], axis=1)
+            return raw
+        if self.spec.task.kind == "multilabel":
+            return sigmoid(raw)
+        return softmax(raw if raw.shape[1] > 1 else np.hstack([np.zeros_like(raw), raw]))
 
     def _learnt(self) -> dict[str, Any]:
-        return {"design": self.design.learnt(), "edges": self._edges, "models": self._models}
+        assert self._trees is not None, "save before fit"
+        return {
+            "design": self.design.learnt(),
+            "edges": self._edges,
+            "trees": self._trees.learnt(),
+            "outputs": self._outputs,
+            "baseline": self._baseline,
+        }
 
     def _restore(self, learnt: dict[str, Any]) -> None:
         self.design.restore(learnt["design"])
-        self._edges, self._models = learnt["edges"], learnt["models"]
-        check_boosted(self._models, self.design.num_columns)
+        self._edges = read_array(learnt, "edges", np.float64, self.design.num_columns, MAX_BINS - 1)
+        self._trees = restore_trees(learnt["trees"], self.design.num_columns, width=1)
+        shared = self.spec.task.kind == "classification" and len(self._active) == 2
+        self._baseline = read_array(learnt, "baseline", np.float64, 1 if shared else len(self._active))
+        self._outputs = read_array(learnt, "outputs", np.int32, len(self._trees))
+        if not np.isin(self._outputs, np.arange(len(self._baseline))).all():
+            raise ValueError("a tree adds to an output that is not there")
 
     def _boost(
         self, matrix: np.ndarray, target: np.ndarray, weight: np.ndarray | None, groups: np.ndarray | None, output: int
@@ -142,7 +170,7 @@ class HistBoostingEstimator(Estimator):
             "min_samples_leaf": max(min(10, num_rows // 10), 1),
             "max_features": tried_fraction(self.design.num_columns),
             "max_bins": MAX_BINS,
-            # Its own treatment of categories is saved with a function call in it, which no list of types makes safe.
+            # `saved_trees` knows no splits on categories; `design` has made 0/1 columns of them, or left them codes.
             "categorical_features": None,
             "early_stopping": early_stopping,
             "n_iter_no_change": self.config.patience,

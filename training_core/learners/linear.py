@@ -8,6 +8,7 @@ from training_core.learners.base import spec_width
 from training_core.learners.design_matrix import DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
 from training_core.learners.linear_fit import LinearFit, fit_linear, sigmoid, softmax
+from training_core.learners.saved_state import read_array, read_number
 from training_core.quantities import PositiveFloat
 from training_core.schema import DataSpec, ModalityKind, Samples
 
@@ -73,4 +74,9 @@ class LinearEstimator(Estimator):
 
     def _restore(self, learnt: dict[str, Any]) -> None:
         self.design.restore(learnt["design"])
-        self.fitted = LinearFit(learnt["coefficients"], learnt["intercepts"], learnt["strength"])
+        num_outputs = len(self._active)
+        self.fitted = LinearFit(
+            read_array(learnt, "coefficients", np.float64, self.design.num_columns, num_outputs),
+            read_array(learnt, "intercepts", np.float64, num_outputs),
+            read_number(learnt, "strength"),
+        )

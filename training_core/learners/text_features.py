@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from training_core.config import Config
+from training_core.learners.saved_state import read_array
 from training_core.quantities import PositiveInt
 
 if TYPE_CHECKING:
@@ -69,9 +70,15 @@ class TextFeatures:
         return {"terms": "\n".join(self.terms), "idf": self.idf}
 
     def restore(self, learnt: dict[str, Any]) -> Self:
-        """Take back what `learnt` gave."""
+        """Take back what `learnt` gave.
+
+        Raises:
+            Exception: one of `saved_state.MALFORMED`; something is missing, repeated, or of another type or shape.
+        """
         self.terms = learnt["terms"].split("\n") if learnt["terms"] else []
-        self.idf, self._vectorizer = learnt["idf"], None
+        if len(set(self.terms)) < len(self.terms):
+            raise ValueError("a piece of text is there twice")
+        self.idf, self._vectorizer = read_array(learnt, "idf", np.float64, len(self.terms)), None
         return self
 
     def _new_vectorizer(self, vocabulary: list[str] | None) -> "TfidfVectorizer":

@@ -1,14 +1,12 @@
-"""The parts estimators are made of: folds, the design matrix, TF-IDF, the search for a penalty, trees read back."""
+"""The parts estimators are made of: folds, the design matrix, TF-IDF, the search for a penalty."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.sparse import issparse
 
-from training_core.errors import StorageError
 from training_core.learners import ExtraTreesConfig, HistBoostingConfig, LinearConfig, TfidfLinearConfig
 from training_core.learners.binning import bin_edges, to_bins
 from training_core.learners.design_matrix import DesignMatrix, one_hot
@@ -179,7 +177,7 @@ def test_boosting_stops_early_on_noise_and_goes_on_for_signal() -> None:
     boosted = [
         HistBoostingConfig().build(vectors(3, VALUES), 0).fit(samples({"v": matrix}, y)) for y in (signal, noise)
     ]
-    rounds = [model._models[0].n_iter_ for model in boosted]
+    rounds = [len(model._trees or []) for model in boosted]
     assert rounds[0] > 30 > rounds[1]
 
 
@@ -214,42 +212,3 @@ def test_leaves_grow_with_the_rows() -> None:
     assert (
         HistBoostingConfig(max_leaves=3).leaves(9_999) == 3 and ExtraTreesConfig(min_samples_leaf=1).leaf_rows(9) == 1
     )
-
-
-@pytest.mark.parametrize("column", ["left", "right", "feature_idx"])
-def test_a_boosted_tree_that_points_outside_itself_is_refused(column: str, tmp_path: Path) -> None:
-    spec = vectors(4, VALUES)
-    matrix = rng().normal(size=(50, 4))
-    model = HistBoostingConfig(max_rounds=3).build(spec, 0).fit(samples({"v": matrix}, matrix[:, :1]))
-    model._models[0]._predictors[0][0].nodes[column][0] = 10_000
-    model.save(tmp_path)
-    with pytest.raises(StorageError, match="points outside"):
-        HistBoostingConfig(max_rounds=3).build(spec, 0).load(tmp_path)
-
-
-def test_a_tree_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
-    spec = vectors(4, VALUES)
-    matrix = rng().normal(size=(50, 4))
-    model = HistBoostingConfig(max_rounds=3).build(spec, 0).fit(samples({"v": matrix}, matrix[:, :1]))
-    model._models[0]._predictors[0][0].nodes["left"][0] = 0
-    model.save(tmp_path)
-    with pytest.raises(StorageError, match="points outside"):
-        HistBoostingConfig(max_rounds=3).build(spec, 0).load(tmp_path)
-
-
-def test_a_forest_for_other_columns_is_refused(tmp_path: Path) -> None:
-    matrix = rng().normal(size=(50, 4))
-    config = ExtraTreesConfig(num_trees=3)
-    config.build(vectors(4, VALUES), 0).fit(samples({"v": matrix}, matrix[:, :1])).save(tmp_path)
-    with pytest.raises(StorageError, match="points outside"):
-        config.build(vectors(3, VALUES), 0).load(tmp_path)
-
-
-def test_a_forest_with_a_child_out_of_range_is_refused(tmp_path: Path) -> None:
-    matrix = rng().normal(size=(50, 4))
-    config = ExtraTreesConfig(num_trees=3)
-    model: Any = config.build(vectors(4, VALUES), 0).fit(samples({"v": matrix}, matrix[:, :1]))
-    model._forest.estimators_[1].tree_.children_left[0] = 10_000
-    model.save(tmp_path)
-    with pytest.raises(StorageError, match="points outside"):
-        config.build(vectors(4, VALUES), 0).load(tmp_path)
