@@ -14,7 +14,7 @@ demo: setup  ## The main job on real data: prepare, train, combine, judge, track
 	$(BIN)/polychoir demo --store $(STORE)
 
 test: setup  ## The tests that take minutes; slow ones run in .ci/run
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: setup  ## Style, types, and the rules of the house
 	$(BIN)/ruff format --check .
@@ -22,7 +22,7 @@ check: setup  ## Style, types, and the rules of the house
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: setup  ## Side-by-side measurements; see docs/benchmarks.md
+bench: setup  ## Measurements, printed as tables
 	$(BIN)/python benchmarks/cost_model.py
 
 clean:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from training_core.errors import PolychoirError, UserError
+from training_core.errors import ConfigError, PolychoirError, UserError
 
 if TYPE_CHECKING:
     from training_core.campaigns.run_config import RunConfig
@@ -125,6 +125,8 @@ def predict(
     with _errors(as_json, verbose):
         from training_core.campaigns.prediction import predict_file
 
+        if output is not None and not output.absolute().parent.is_dir():
+            raise ConfigError(f"cannot write {output}: there is no folder {output.absolute().parent}")
         table, missing = predict_file(model, samples, store.resolve())
         confidence = float(table["confidence"].mean())
         if as_json:

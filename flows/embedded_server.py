@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,17 +46,25 @@ def embedded_server(home: Path, while_starting: Callable[[], object] = lambda: N
         fcntl.flock(users, fcntl.LOCK_SH)
         while_starting()
         with exclusive(home / "server.start.lock"):
-            url = _running(home) or _start(home)
+            url = _running(home, patience=5) or _start(home)
         yield url
 
 
-def _running(home: Path) -> str | None:
-    try:
-        url = json.loads((home / "server.json").read_text())["url"]
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return url if answer.status == 200 else None
-    except (OSError, urllib.error.URLError, ValueError, KeyError):
-        return None
+def _running(home: Path, patience: int = 1) -> str | None:
+    """The address of a server that answers; a busy one is asked up to `patience` times before it counts as gone."""
+    for attempt in range(patience):
+        if attempt:
+            time.sleep(1)
+        try:
+            url = json.loads((home / "server.json").read_text())["url"]
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                return url if answer.status == 200 else None
+        except (FileNotFoundError, ValueError, KeyError, ConnectionRefusedError):
+            return None
+        except OSError as error:
+            if isinstance(getattr(error, "reason", None), ConnectionRefusedError):
+                return None
+    return None
 
 
 def _start(home: Path) -> str:
@@ -79,7 +86,7 @@ def _start(home: Path) -> str:
     environment.pop("PREFECT_API_URL", None)
     with log.open("w") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows.embedded_server", str(home)],
+            [sys.executable, "-P", "-m", "flows.embedded_server", str(home)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,8 +1,8 @@
 """Where a flow runs: which Prefect and MLflow it talks to, and what is tidied up around it.
 
-Nothing needs to be running. With `PREFECT_API_URL` (or a profile of the user's own) the flow runs against that
-server; otherwise against an embedded one that keeps its database in the store. `MLFLOW_TRACKING_URI` does the same
-for MLflow. This module must be entered before Prefect is imported, because Prefect reads its settings then.
+Nothing needs to be running. With `PREFECT_API_URL` in the environment the flow runs against that server; otherwise
+against an embedded one that keeps its database in the store. `MLFLOW_TRACKING_URI` does the same for MLflow. This
+module must be entered before Prefect is imported, because Prefect reads its settings then.
 """
 
 import logging
@@ -107,7 +107,7 @@ def drain(flow_run_id: UUID) -> None:
 
 @contextmanager
 def _quiet_screen(verbose: bool) -> Iterator[None]:
-    """Keep library logs and warnings off the screen; they still reach the Prefect API and the store's log file."""
+    """Keep library logs and warnings off the screen; they still reach the Prefect API."""
     if verbose:
         yield
         return

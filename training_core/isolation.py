@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -40,6 +40,12 @@ def device_kind() -> str:
     from training_core.engine.device import choose_device
 
     return choose_device().partition(":")[0]
+
+
+def finished_jobs(jobs: Iterable[Job], store: Path) -> frozenset[str]:
+    """Names of the jobs that need no training."""
+    kind = device_kind()
+    return frozenset(job.name for job in jobs if finished_report(job, store, kind))
 
 
 def collect_reports(cohort: Cohort, store: Path, why_missing: str) -> list[JobReport]:
@@ -70,7 +76,7 @@ def run_isolated(
         with leased_device(kind) as device:
             overdue = _run_child(cohort.model_copy(update={"jobs": tuple(pending)}), store, device, on_event,
                                  learner_seconds, reports)  # fmt: skip
-        if overdue is not None:
+        if overdue is not None and overdue.name not in reports:
             reports[overdue.name] = failed_report(overdue, f"took longer than its limit of {learner_seconds:g} s")
             on_event({"event": "failed", "job": overdue.name, "error": reports[overdue.name].error})
     return [reports[job.name] for job in cohort.jobs]
@@ -86,22 +92,32 @@ def stop_all() -> None:
 
 @contextmanager
 def leased_device(kind: str) -> Iterator[str]:
-    """A device nobody else on this machine trains on: `cuda:<i>` under a lock the kernel frees, or `cpu`.
+    """A device nobody else on this machine trains on, as `CUDA_VISIBLE_DEVICES` names it: `cuda:<name>`, or `cpu`.
 
-    Waits until a GPU is free. The locks are per machine, not per store, because the GPUs are.
+    Waits until one of the GPUs this process may use is free. The locks are per machine, not per store, because the
+    GPUs are; the kernel frees them when their holder ends.
     """
     if kind == "cpu":
         yield "cpu"
         return
-    import torch
-
-    folder = Path(tempfile.gettempdir()) / f"polychoir-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    names = gpu_names()
+    folder = Path(tempfile.gettempdir()) / "polychoir-gpus"
+    folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as files:
-        locks = [files.enter_context((folder / f"gpu-{i}.lock").open("a")) for i in range(torch.cuda.device_count())]
+        locks = [files.enter_context((folder / f"gpu-{name}.lock").open("a")) for name in names]
         while (index := _first_free(locks)) is None:
             time.sleep(_POLL_SECONDS)
-        yield f"cuda:{index}"
+        yield f"cuda:{names[index]}"
+
+
+def gpu_names() -> list[str]:
+    """The GPUs this process may use, by number or UUID, as `CUDA_VISIBLE_DEVICES` names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible:
+        return [name.strip() for name in visible.split(",")]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _first_free(locks: Sequence[IO[str]]) -> int | None:
@@ -137,7 +153,7 @@ def _run_child(
     failure: Event | None = None
     with tempfile.TemporaryFile("w+") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-m", "training_core.isolation"],
+            [sys.executable, "-P", "-m", "training_core.isolation"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -150,8 +166,9 @@ def _run_child(
         timer: threading.Timer | None = None
 
         def give_up() -> None:
-            overdue.extend(current[-1:])
-            child.kill()
+            if current:  # else it reported just now, and another job is not yet due
+                overdue.append(current[-1])
+                child.kill()
 
         try:
             request = {"cohort": cohort.model_dump(mode="json"), "store": str(store), "device": _visible(device)}
@@ -163,6 +180,9 @@ def _run_child(
                 if event["event"] == "report":
                     report = JobReport.model_validate(event["report"])
                     reports[report.name] = report
+                    current.clear()
+                    if timer:
+                        timer.cancel()
                 elif event["event"] == "error":
                     failure = event
                 else:

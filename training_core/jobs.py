@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from training_core.artifacts import ArtifactRef, exclusive, is_published, open_published, publish_directory
+from training_core.artifacts import CHECKSUMS, ArtifactRef, exclusive, is_published, open_published, publish_directory
 from training_core.config import Config, canonical_json
 from training_core.data.bags import Bag, bag_features, in_bag_rows, out_of_bag_rows
 from training_core.data.store import Dataset, DatasetStore
@@ -26,6 +26,7 @@ from training_core.evaluation.metrics import metrics
 from training_core.quantities import Seed
 from training_core.recipes import RecipeConfig, train_member
 from training_core.schema import pattern_key, patterns_to_judge
+from training_core.selection.conclude import MAX_ENUMERATED
 
 Event = dict[str, Any]
 """Something that happened to a job, as JSON-able data: `{"event": "epoch", "job": …, …}`."""
@@ -68,7 +69,7 @@ class Job(Config):
                 {
                     "core": core_fingerprint(),
                     "data": self.dataset.fingerprint,
-                    "recipe": self.recipe.model_dump(mode="json"),
+                    "recipe": self.recipe.model_dump(mode="json", exclude=self.recipe.unread),
                     "subset": self.subset.model_dump(mode="json", exclude={"name"}),
                     "seed": self.seed,
                     "device": device.partition(":")[0],
@@ -135,7 +136,11 @@ def finished_report(job: Job, store: Path, device: str) -> JobReport | None:
     directory = job_directory(job, store, device)
     if not is_published(directory):
         return None
-    report = JobReport.model_validate_json((directory / "report.json").read_text())
+    try:
+        report = JobReport.model_validate_json((directory / "report.json").read_text())
+    except (OSError, ValueError):  # damaged from outside: as good as not there
+        (directory / CHECKSUMS).unlink(missing_ok=True)
+        return None
     named = {"name": job.name, "bag": job.subset.name, "reason": job.reason, "status": "reused"}
     return report.model_copy(update={**named, "artifact": open_published(directory)})
 
@@ -229,7 +234,7 @@ def _train(job: Job, folder: Path, device: str, on_event: OnEvent) -> JobReport:
     samples = dataset.samples(outside)
     names = job.subset.modalities
     heard: dict[str, np.ndarray] = {}
-    for pattern in patterns_to_judge(dataset.spec.names, max_enumerated=6):
+    for pattern in patterns_to_judge(dataset.spec.names, MAX_ENUMERATED):
         key = pattern_key(pattern & set(names), names)
         full = len(key.split("+")) == len(names)
         if key and key not in heard and (full or learner.tolerates):

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import pydantic
-from pydantic import TypeAdapter
-
 from training_core.config import Config
 from training_core.errors import ConfigError
 
@@ -37,15 +34,3 @@ def parse_variant(union: Any, data: Mapping[str, Any], where: str) -> Any:
         if kind_of(member) == kind:
             return member.parse(data, where)
     raise ConfigError(f"{where}: unknown kind {kind!r}; choose one of {', '.join(kinds(union))}")
-
-
-def to_variant(union: Any, text: str) -> Any:
-    """The member of `union` that JSON `text` describes.
-
-    Raises:
-        ConfigError: the text is not a member of the union.
-    """
-    try:
-        return TypeAdapter(union).validate_json(text)
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"not one of {', '.join(kinds(union))}: {error.errors()[0]['msg']}") from None

@@ -1,6 +1,7 @@
 """Files that are either wholly there or not there at all, named by what is in them."""
 
 from training_core.artifacts.directories import (
+    CHECKSUMS,
     ArtifactRef,
     exclusive,
     is_published,
@@ -12,6 +13,7 @@ from training_core.artifacts.directories import (
 )
 
 __all__ = [
+    "CHECKSUMS",
     "ArtifactRef",
     "exclusive",
     "is_published",

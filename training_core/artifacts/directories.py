@@ -52,6 +52,8 @@ def publish_directory(final: Path) -> Iterator[Path]:
         unfinished.mkdir(parents=True)
         yield unfinished
         _write_checksums(unfinished)
+        if final.exists() and not is_published(final):  # damaged from outside: out of the way, to be swept
+            final.rename(unfinished.with_name(f"{_UNFINISHED}damaged-0-{uuid.uuid4().hex[:8]}"))
         try:
             unfinished.rename(final)
         except OSError as error:
@@ -61,7 +63,7 @@ def publish_directory(final: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise StorageError(f"no space left to write {final}; free some space or choose another --store") from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
             raise StorageError(f"cannot write {final}: {error.strerror}; choose another --store") from error
         raise
     finally:

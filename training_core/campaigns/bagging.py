@@ -10,13 +10,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from training_core.artifacts import ArtifactRef, is_published, open_published, publish_directory
+from training_core.artifacts import ArtifactRef, is_published, open_published, publish_directory, verify_published
 from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config, canonical_json
 from training_core.data.bags import Bag, make_bags
 from training_core.data.ingest import prepare_dataset
 from training_core.data.store import Dataset, DatasetStore
 from training_core.errors import GateError
+from training_core.isolation import device_kind, gpu_names
 from training_core.jobs import Cohort, DatasetRef, Job, JobReport, core_fingerprint, read_out_of_bag
 from training_core.recipes import MultimodalConfig
 from training_core.seeding import derive_seed
@@ -115,8 +116,10 @@ def plan_jobs(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag], choices: Seq
 
 
 def num_workers(run: RunConfig) -> int:
-    """How many learner processes run at a time: as configured, else one per CPU core this process may use."""
-    return run.budget.workers or len(os.sched_getaffinity(0))
+    """How many learner processes run at a time: as configured, else one per GPU, or per CPU core without one."""
+    if run.budget.workers:
+        return run.budget.workers
+    return len(gpu_names()) if device_kind() == "cuda" else len(os.sched_getaffinity(0))
 
 
 def require_quorum(reports: Sequence[JobReport], run: RunConfig) -> None:
@@ -170,6 +173,7 @@ def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], 
 
 
 def _candidate(report: JobReport, artifact: ArtifactRef) -> Candidate:
+    verify_published(artifact)  # what is damaged must not be copied under fresh checksums
     rows, predictions = read_out_of_bag(artifact)
     return Candidate(
         name=report.name,

@@ -52,6 +52,7 @@ def fit_ensemble(
         try:
             reports = [report for group in groups for report in group.result()]
         except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
             stop_all()
             raise
     ordered = sorted(reports, key=lambda report: report.name)

@@ -55,7 +55,7 @@ def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[Job
     named = {job.name: job for job in jobs}
     reused: dict[str, str] = {}
     for report in reports:
-        known = _recorded(record, report)
+        known = None if report.status == "trained" else _recorded(record, report)
         if known is not None:
             reused[report.name] = known
             continue

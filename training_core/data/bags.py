@@ -5,10 +5,11 @@ have to be stored or sent.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from annotated_types import Gt, Le
+from pydantic import model_validator
 
 from training_core.config import Config
 from training_core.errors import ConfigError
@@ -39,6 +40,14 @@ class BagsConfig(Config):
     row by row there; more draws use more of the data, fewer compare more learners. From `num_bags` on: each its own."""
     feature_fraction: Fraction = 1.0
     """Columns of vectors and tables a bag keeps, as a fraction of theirs."""
+
+    @model_validator(mode="after")
+    def _leaves_something_out(self) -> Self:
+        if self.sampling == "subsample" and self.row_fraction == 1.0:
+            raise ValueError(
+                "a subsample with row_fraction 1 leaves no rows to judge learners on; lower it to 0.9 or less"
+            )
+        return self
 
 
 class Bag(Config):

@@ -1,5 +1,6 @@
 """SOURCE.yaml: how a user describes where the modalities, the target and the split of a data set are."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,12 @@ def _readable(file: str) -> str:
     suffix = Path(file).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"files ending in '{suffix}' cannot be read; use one of {', '.join(SUFFIXES)}")
-    return file
+    return os.path.normpath(file)  # one file has one name, whoever asks whether two are the same
 
 
 def _table(file: str) -> str:
-    if Path(_readable(file)).suffix.lower() not in TABLE_SUFFIXES:
+    file = _readable(file)
+    if Path(file).suffix.lower() not in TABLE_SUFFIXES:
         raise ValueError(f"a column is looked for here, so the file has to be one of {', '.join(TABLE_SUFFIXES)}")
     return file
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _REQUIREMENTS = (
     *("annotated-types", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml"),
-    *("safetensors", "scikit-learn", "scipy", "torch"),
+    *("safetensors", "scikit-learn", "scipy", "threadpoolctl", "torch"),
 )
 """What loading and asking an ensemble imports, directly."""
 _EXAMPLE_ROWS = 3

@@ -58,7 +58,8 @@ class MLflowTracker:
 
     def __init__(self, store_root: Path, uri: str | None = None, experiment: str | None = None) -> None:
         self._root = store_root.absolute()
-        self.location = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._root / 'mlflow.db'}"
+        self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._root / 'mlflow.db'}"
+        self.location = _without_credentials(self._uri)
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "polychoir"
         self._connection: tuple[Any, str] | None = None
 
@@ -213,17 +214,17 @@ class MLflowTracker:
         """The client and the experiment's id, made on first use; `quiet` lets in one thread at a time."""
         if self._connection is None:
             mlflow = _mlflow()
-            if self.location.startswith("sqlite:////") and "?" not in self.location:
-                database = Path(self.location.removeprefix("sqlite:///"))
+            if self._uri.startswith("sqlite:////") and "?" not in self._uri:
+                database = Path(self._uri.removeprefix("sqlite:///"))
                 prepare_database(database, lambda path: _create_schema(path, self._artifacts))
-            registry = os.environ.get("MLFLOW_REGISTRY_URI") or self.location
-            client = mlflow.MlflowClient(self.location, registry)
+            registry = os.environ.get("MLFLOW_REGISTRY_URI") or self._uri
+            client = mlflow.MlflowClient(self._uri, registry)
             self._connection = client, self._find_experiment(client)
         return self._connection
 
     @property
     def _has_server(self) -> bool:
-        return self.location.startswith(("http:", "https:", "databricks"))
+        return self._uri.startswith(("http:", "https:", "databricks"))
 
     @property
     def _artifacts(self) -> str:
@@ -357,3 +358,11 @@ def _dataset_input(dataset: TrackedDataset) -> Any:
 
 def _milliseconds(seconds: float | None) -> int:
     return int((time.time() if seconds is None else seconds) * 1000)
+
+
+def _without_credentials(uri: str) -> str:
+    """The URI as it may be shown: without user, password and query."""
+    parts = urlparse(uri)
+    if "@" not in parts.netloc and not parts.query:
+        return uri
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -169,12 +169,27 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(tmp_path: Path, source: P
     assert not list((tmp_path / "jobs").glob("*/report.json"))
 
 
-def test_a_bag_that_leaves_no_rows_to_judge_on_is_a_failed_learner(tmp_path: Path, source: Path) -> None:
-    (cohort,) = plan_in(tmp_path, source, bags={"num_bags": 6, "row_fraction": 1.0}).cohorts
-    reports = run_isolated(cohort, tmp_path, ignore)
-    assert {report.status for report in reports} == {"failed"}
-    assert ConfigError.__name__ in reports[0].error
-    assert "row_fraction" in reports[0].error
+def test_a_subsample_that_leaves_no_rows_to_judge_on_is_refused_at_once(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ConfigError, match="row_fraction 1 leaves no rows to judge learners on"):
+        plan_in(tmp_path, source, bags={"num_bags": 6, "row_fraction": 1.0})
+
+
+def test_a_damaged_report_means_the_learner_is_trained_again(tmp_path: Path, source: Path) -> None:
+    (cohort,) = plan_in(tmp_path, source).cohorts
+    one = cohort.model_copy(update={"jobs": cohort.jobs[:1]})
+    (report,) = run_isolated(one, tmp_path, ignore)
+    assert report.artifact is not None
+    (report.artifact.path / "report.json").write_text('{"name": "half')
+    (again,) = run_isolated(one, tmp_path, ignore)
+    assert again.status == "trained"
+    assert again.score == report.score
+
+
+def test_estimators_do_not_depend_on_the_settings_of_nets(tmp_path: Path, source: Path) -> None:
+    jobs = plan_in(tmp_path, source).jobs
+    other = plan_in(tmp_path, source, training={"epochs": 7}).jobs
+    same = {job.name: job.fingerprint("cpu") == twin.fingerprint("cpu") for job, twin in zip(jobs, other, strict=True)}
+    assert same == {job.name: job.recipe.learner.kind == "linear" for job in jobs}
 
 
 def test_a_job_is_named_by_what_its_result_depends_on(tmp_path: Path, source: Path) -> None:

@@ -13,3 +13,8 @@ class MultimodalConfig(Config):
     kind: Literal["multimodal"] = "multimodal"
     learner: LearnerConfig
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def unread(self) -> set[str]:
+        """Fields that cannot change the result: estimators read no training settings."""
+        return {"training"} if self.learner.family == "estimator" else set()
