@@ -89,7 +89,7 @@ def prepare(
 def train(
     run: Annotated[
         str,
-        typer.Argument(help="RUN.yaml, or a dataset (name or name@version) to train on with a preset.", metavar="RUN"),
+        typer.Argument(help="RUN.yaml, SOURCE.yaml, or a dataset (name or name@version).", metavar="RUN"),
     ],
     store: Store = DEFAULT_STORE,
     preset: PresetOption = None,
@@ -112,7 +112,9 @@ def train(
 
 @app.command(epilog="Example: polychoir predict models:/digits/1 new.csv --output predictions.csv")
 def predict(
-    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION, a model's name, or an ensemble's folder.")],
+    model: Annotated[
+        str, typer.Argument(help="models:/NAME/VERSION, a model's name, or an ensemble's folder.", metavar="MODEL")
+    ],
     samples: Annotated[
         Path, typer.Argument(help="csv, tsv, parquet or npz; whole modalities may be absent.", metavar="INPUT")
     ],
