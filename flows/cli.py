@@ -69,9 +69,9 @@ def prepare(
 ) -> None:
     """Check the files a SOURCE.yaml describes and publish them as an immutable, versioned dataset."""
     with _errors(as_json, verbose):
-        from training_core.config import parse_overrides
         from training_core.data.ingest import prepare_dataset
         from training_core.data.store import DatasetStore
+        from training_core.settings import parse_overrides
 
         dataset = prepare_dataset(source, DatasetStore(store / "datasets"), parse_overrides(sets or []))
         splits = {split: len(dataset.rows(split)) for split in ("train", "validation", "test")}

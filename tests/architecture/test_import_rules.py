@@ -55,3 +55,24 @@ def test_a_broken_rule_is_caught(copy_of_the_source: Path, module: str, statemen
         path.unlink() if before is None else path.write_text(before)
     assert result.returncode != 0
     assert contract in result.stdout
+
+
+def test_engine_learners_and_objectives_import_with_torch_numpy_and_pydantic_alone() -> None:
+    """A bare GPU machine has nothing else; what is more is imported where it is used."""
+    code = """
+import importlib, importlib.abc, pkgutil, sys
+heavy = {"mlflow", "pandas", "prefect", "psutil", "pyarrow", "rich", "safetensors", "scipy", "sklearn", "threadpoolctl",
+         "typer", "yaml", "zarr"}
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in heavy:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+for floor in ("engine", "learners", "objectives"):
+    package = importlib.import_module(f"training_core.{floor}")
+    for module in pkgutil.iter_modules(package.__path__, f"training_core.{floor}."):
+        importlib.import_module(module.name)
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

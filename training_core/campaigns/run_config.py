@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from training_core.config import Config, merged, parse_overrides, read_yaml
+from training_core.config import Config
 from training_core.data.bags import BagsConfig
 from training_core.engine.training import TrainingConfig
 from training_core.errors import ConfigError
@@ -17,6 +17,7 @@ from training_core.learners import LearnerSettings
 from training_core.quantities import PositiveFloat, PositiveInt, Seed, UnitInterval
 from training_core.selection.choice import SelectionConfig
 from training_core.selection.combination import CombinationConfig
+from training_core.settings import merged, parse_overrides, read_yaml
 from training_core.tracking import TrackerKind
 
 Preset = Literal["quick", "balanced", "best"]

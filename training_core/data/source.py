@@ -8,9 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, model_validator
 
-from training_core.config import Config, merged, read_yaml
+from training_core.config import Config
 from training_core.quantities import OpenUnit, Rate, Seed
 from training_core.schema import ModalityKind, TaskKind
+from training_core.settings import merged, read_yaml
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARRAY_SUFFIXES = (".npy", ".npz")

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from training_core.config import canonical_json
@@ -106,6 +103,8 @@ class TrainedLearner:
 
     def save(self, folder: Path) -> None:
         """Write `learner.json` and the weights (safetensors) or the estimator (npz) into an existing `folder`."""
+        from safetensors.torch import save as to_safetensors
+
         description = {
             "config": self.config.model_dump(mode="json"),
             "preprocessor": self.preprocessor.to_dict(),
@@ -127,6 +126,9 @@ class TrainedLearner:
         Raises:
             StorageError: a file is missing, cut off, or not of a learner.
         """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         try:
             description: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text())
             config = parse_variant(LearnerConfig, description["config"], f"{folder / _DESCRIPTION}: config")

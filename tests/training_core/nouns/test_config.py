@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from training_core.config import Config, merged, parse_overrides, read_yaml
+from training_core.config import Config
 from training_core.errors import ConfigError
 from training_core.quantities import PositiveInt, Rate, format_bytes, format_seconds
+from training_core.settings import merged, parse_overrides, read_yaml
 from training_core.variants import kinds, members, parse_variant
 
 
