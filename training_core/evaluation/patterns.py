@@ -60,7 +60,9 @@ def pattern_table(
     names: Iterable[str],
     max_enumerated: int = 4,
 ) -> list[PatternScore]:
-    """One row per pattern of `schema.patterns_to_judge`, the full set first.
+    """One row per pattern, the full set first: every pattern of up to `max_enumerated` modalities.
+
+    Of more modalities: the full set, and each single modality hidden.
 
     `predict(pattern)` predicts all rows with every modality outside `pattern` hidden. Modalities that a row lacks
     anyway stay missing, so a row may be judged under less than the pattern says.
@@ -69,5 +71,6 @@ def pattern_table(
         DataError: there are no rows.
     """
     names = tuple(names)
-    patterns = patterns_to_judge(names, max_enumerated)
+    few = len(names) <= max_enumerated
+    patterns = [p for p in patterns_to_judge(names, max_enumerated) if few or len(names) - len(p) <= 1]
     return [pattern_score(task, pattern, predict(pattern), target, names) for pattern in patterns]
