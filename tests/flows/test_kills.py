@@ -109,6 +109,7 @@ def test_two_runs_at_once_share_a_store(source: Path, tmp_path: Path) -> None:
     assert sum(summary["learners"]["trained"] for summary in summaries) == 6
 
 
+@pytest.mark.slow
 def test_no_server_is_left_when_its_run_was_killed(source: Path, tmp_path: Path) -> None:
     kill_when(start(source, tmp_path), "opening the tracker")
     deadline = time.monotonic() + 30

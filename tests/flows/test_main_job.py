@@ -83,12 +83,14 @@ def test_prefect_remembers_every_task_run_after_the_process_is_gone(first: dict[
     assert flow_id
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_predictions(first: dict[str, Any], store: Path, source: Path) -> None:
     other = answer(polychoir("train", source_run(source), *SMALL, "--seed=4", "--store", store, "--json"))
     assert other["predictions_sha256"] != first["predictions_sha256"]
     assert other["seed"] == 4
 
 
+@pytest.mark.slow
 def test_the_same_seed_in_a_fresh_store_gives_the_same_predictions(
     first: dict[str, Any], source: Path, tmp_path: Path
 ) -> None:
