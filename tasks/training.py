@@ -7,11 +7,11 @@ from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture, wait
 
 from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
-from tasks.progress import announce
+from tasks.progress import announce, listening
 from training_core.campaigns.bagging import Plan
 from training_core.campaigns.run_config import RunConfig
 from training_core.errors import UserError
-from training_core.isolation import collect_reports, finished_jobs, run_isolated, stop_all
+from training_core.isolation import collect_reports, run_isolated, stop_all
 from training_core.jobs import Cohort, Event, JobReport, OnEvent
 
 
@@ -38,21 +38,18 @@ def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, .
         UserError: a learner met a setting or data that the user has to mend.
     """
     announce({"event": "plan", "plan": plan.model_dump(mode="json")})
-    before = finished_jobs(plan.jobs, store)
-    futures = [train_cohort.submit(cohort, store, run.budget.learner_seconds) for cohort in plan.cohorts]
-    try:
-        wait(futures)
-    except BaseException:
-        stop_all()
-        raise
+    trained: set[str] = set()
+    with listening(lambda event: trained.add(event["job"]) if event["event"] == "finished" else None):
+        futures = [train_cohort.submit(cohort, store, run.budget.learner_seconds) for cohort in plan.cohorts]
+        try:
+            wait(futures)
+        except BaseException:
+            stop_all()
+            raise
     reports = [r for cohort, done in zip(plan.cohorts, futures, strict=True) for r in _reports(cohort, done, store)]
     # A group that was tried twice finds its own learners of the first try: they are this run's work all the same.
-    reports = [r.model_copy(update={"status": "trained"}) if _is_new(r, before) else r for r in reports]
+    reports = [r.model_copy(update={"status": "trained"}) if r.artifact and r.name in trained else r for r in reports]
     return tuple(sorted(reports, key=lambda report: report.name))
-
-
-def _is_new(report: JobReport, before: frozenset[str]) -> bool:
-    return report.status == "reused" and report.name not in before
 
 
 def _tell_and_log() -> OnEvent:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -40,12 +40,6 @@ def device_kind() -> str:
     from training_core.engine.device import choose_device
 
     return choose_device().partition(":")[0]
-
-
-def finished_jobs(jobs: Iterable[Job], store: Path) -> frozenset[str]:
-    """Names of the jobs that need no training."""
-    kind = device_kind()
-    return frozenset(job.name for job in jobs if finished_report(job, store, kind))
 
 
 def collect_reports(cohort: Cohort, store: Path, why_missing: str) -> list[JobReport]:
