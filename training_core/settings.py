@@ -63,8 +63,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
-    loader.flatten_mapping(node)
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`; a key of one's own may stand over a merged one
+            continue
         if not isinstance(key_node, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(None, None, "a key is not a plain word", key_node.start_mark)
         key = loader.construct_object(key_node)

@@ -92,6 +92,12 @@ def test_a_bad_yaml_file_is_a_clear_error(tmp_path: Path, text: str, reason: str
         read_yaml(path)
 
 
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("base: &base {a: 1, b: 2}\nover: {<<: *base, b: 3}\n")
+    assert read_yaml(path)["over"] == {"a": 1, "b": 3}
+
+
 def test_an_absent_or_binary_yaml_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         read_yaml(tmp_path / "absent.yaml")
