@@ -23,6 +23,7 @@ check: setup  ## Style, types, and the rules of the house
 	$(BIN)/lint-imports
 
 bench: setup  ## Measurements, printed as tables
+	$(BIN)/python benchmarks/data.py --larger-than-memory
 	$(BIN)/python benchmarks/cost_model.py
 
 clean:

@@ -10,6 +10,7 @@ from datetime import date
 import numpy as np
 import torch
 
+from training_core.data.views import HeldSamples
 from training_core.engine.train import train_learner
 from training_core.engine.training import TrainingConfig
 from training_core.learners import LearnerConfig
@@ -49,7 +50,7 @@ def measure(learner: LearnerConfig, kind: str, epochs: int) -> list[tuple[float,
     ]:
         spec, samples = world(kind, num_rows, width, num_classes)
         start = time.process_time()
-        train_learner(learner, samples, None, spec, {}, TrainingConfig(epochs=epochs), seed=0)
+        train_learner(learner, HeldSamples(samples, spec), None, spec, {}, TrainingConfig(epochs=epochs), seed=0)
         points.append((learner.estimate_cost(spec, num_rows, epochs)[0], time.process_time() - start))
     return points
 
@@ -72,9 +73,8 @@ def main() -> None:
         learner = parse_variant(LearnerConfig, {"kind": kind_of(member)}, "benchmark")
         kind = next(k for k in ("vector", "image", "text") if k in learner.modality_kinds)
         kind = "text" if kind_of(member) == "tfidf_linear" else kind
-        train_learner(
-            learner, world(kind, 100, 8, 3)[1], None, world(kind, 100, 8, 3)[0], {}, TrainingConfig(epochs=1), 0
-        )
+        spec, samples = world(kind, 100, 8, 3)
+        train_learner(learner, HeldSamples(samples, spec), None, spec, {}, TrainingConfig(epochs=1), 0)
         start, per_unit, off = rate(measure(learner, kind, epochs=4))
         print(
             f'    "{kind_of(member)}": Rate({start:.2g}, {per_unit:.2g}),  # within a factor of {off:.1f}', flush=True

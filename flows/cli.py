@@ -1,19 +1,17 @@
 """The `polychoir` command."""
 
 import json
-import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from training_core.errors import ConfigError, PolychoirError, UserError
+from flows import data_commands
+from flows.console import DEFAULT_STORE, AsJson, Sets, Store, Verbose, errors_shown, print_json, screen
+from training_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from training_core.campaigns.run_config import RunConfig
@@ -28,21 +26,10 @@ app = typer.Typer(
     epilog="Start with [bold]polychoir demo[/]. Every command explains itself with --help.",
 )
 
-Store = Annotated[
-    Path, typer.Option("--store", help="Folder for datasets, learners, models and tracking.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=20. Repeatable."),
-]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root of every random choice.", show_default="0")]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="quick, balanced or best.", show_default="balanced", metavar="NAME")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show library logs, and tracebacks of errors.")]
-
-DEFAULT_STORE = Path(".polychoir")
 
 
 @app.command(epilog="Example: polychoir demo --store /data/polychoir")
@@ -57,32 +44,6 @@ def demo(store: Store = DEFAULT_STORE, seed: Seed = None, as_json: AsJson = Fals
         return RunConfig.load(dataset=str(source), preset="quick", seed=seed)
 
     _train(run, store, as_json, verbose)
-
-
-@app.command(epilog="Example: polychoir prepare shoes/source.yaml --set split.test=0.2")
-def prepare(
-    source: Annotated[Path, typer.Argument(help="SOURCE.yaml that describes the files.", metavar="SOURCE.yaml")],
-    store: Store = DEFAULT_STORE,
-    sets: Sets = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
-    """Check the files a SOURCE.yaml describes and publish them as an immutable, versioned dataset."""
-    with _errors(as_json, verbose):
-        from training_core.data.ingest import prepare_dataset
-        from training_core.data.store import DatasetStore
-        from training_core.settings import parse_overrides
-
-        dataset = prepare_dataset(source, DatasetStore(store / "datasets"), parse_overrides(sets or []))
-        splits = {split: len(dataset.rows(split)) for split in ("train", "validation", "test")}
-        if as_json:
-            _print_json(
-                {"dataset": dataset.ref, "fingerprint": dataset.fingerprint, "path": str(dataset.path), "rows": splits}
-            )
-            return
-        modalities = ", ".join(f"{m.name} ({m.kind})" for m in dataset.spec.modalities)
-        _stderr().print(f"{dataset.num_rows} rows ({splits['train']} train, {splits['test']} test), {modalities}")
-        print(dataset.ref)
 
 
 @app.command(epilog="Examples: polychoir train RUN.yaml  ·  polychoir train shoes --preset best --set bags.num_bags=30")
@@ -124,7 +85,7 @@ def predict(
     verbose: Verbose = False,
 ) -> None:
     """Predict, with a confidence per row, for a file that may lack modalities."""
-    with _errors(as_json, verbose):
+    with errors_shown(as_json, verbose):
         from training_core.campaigns.prediction import predict_file
 
         if output is not None and not output.absolute().parent.is_dir():
@@ -133,34 +94,35 @@ def predict(
         confidence = float(table["confidence"].mean())
         if as_json:
             rows = json.loads(table.to_json(orient="records"))
-            _print_json({"rows": rows, "missing": missing, "mean_confidence": confidence})
+            print_json({"rows": rows, "missing": missing, "mean_confidence": confidence})
             return
         if output is not None:
             table.to_csv(output, index=False)
         else:
             table.to_csv(sys.stdout, index=False)
         absent = f", without {', '.join(missing)}" if missing else ""
-        _stderr().print(f"{len(table)} rows{absent}; mean confidence {confidence:.3f}")
+        screen(stderr=True).print(f"{len(table)} rows{absent}; mean confidence {confidence:.3f}")
 
 
 def main() -> None:
     """Entry point of the console script."""
+    app.add_typer(data_commands.app)
     app()
 
 
 def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose: bool) -> None:
     """Run the training flow and show it; `load` gives the run's configuration."""
-    with _errors(as_json, verbose):
+    with errors_shown(as_json, verbose):
         config = load()
         _check_dataset(config, store)
-        screen = _console(stderr=as_json)
-        summary = _run_flow(config, store.resolve(), screen, verbose)
+        console = screen(stderr=as_json)
+        summary = _run_flow(config, store.resolve(), console, verbose)
         if as_json:
-            _print_json(json.loads(summary.model_dump_json()))
+            print_json(json.loads(summary.model_dump_json()))
             return
         from flows.screen import show_summary
 
-        show_summary(screen, summary)
+        show_summary(console, summary)
 
 
 def _check_dataset(config: "RunConfig", store: Path) -> None:
@@ -174,12 +136,12 @@ def _check_dataset(config: "RunConfig", store: Path) -> None:
         DatasetStore(store / "datasets").open(config.dataset)
 
 
-def _run_flow(config: "RunConfig", store: Path, screen: Console, verbose: bool) -> "RunSummary":
+def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool) -> "RunSummary":
     from flows.runtime import drain, owner_tags, prefect_at
     from flows.screen import TrainingView
     from training_core.campaigns.recording import tracker_at
 
-    with TrainingView(screen).live() as view:
+    with TrainingView(console).live() as view:
         view({"event": "stage", "text": "starting Prefect"})
         with prefect_at(store, verbose, meanwhile=tracker_at(config.tracker, str(store)).connect):
             from prefect import tags
@@ -196,48 +158,6 @@ def _run_flow(config: "RunConfig", store: Path, screen: Console, verbose: bool) 
             if state.state_details.flow_run_id:
                 drain(state.state_details.flow_run_id)
             return state.result()
-
-
-@contextmanager
-def _errors(as_json: bool, verbose: bool) -> Iterator[None]:
-    """Errors as users meet them: one line and exit code 2 for what they can mend, 1 for the rest."""
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    try:
-        yield
-    except PolychoirError as error:
-        _fail(str(error), 2 if isinstance(error, UserError) else 1, as_json, verbose)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on where it stopped", 130, as_json, verbose=False)
-    except BrokenPipeError:
-        raise typer.Exit(0) from None
-    except Exception as error:
-        traceback.print_exc()
-        _fail(f"this is a bug in Polychoir: {type(error).__name__}: {error}", 1, as_json, verbose=False)
-
-
-def _fail(message: str, code: int, as_json: bool, verbose: bool) -> None:
-    if verbose:
-        traceback.print_exc()
-    if as_json:
-        _print_json({"error": message})
-    _stderr().print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value))
-
-
-def _stderr() -> Console:
-    return _console(stderr=True)
-
-
-def _console(stderr: bool) -> Console:
-    """A console; wide enough for the tables when it is no terminal, whose width nobody knows."""
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 120
-    return console
 
 
 if __name__ == "__main__":

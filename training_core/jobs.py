@@ -20,7 +20,9 @@ from training_core.artifacts import CHECKSUMS, ArtifactRef, exclusive, is_publis
 from training_core.config import Config, canonical_json
 from training_core.data.bags import Bag, bag_features, in_bag_rows, out_of_bag_rows
 from training_core.data.store import Dataset, DatasetStore
+from training_core.data.views import View
 from training_core.engine.loop import History
+from training_core.engine.trained import TrainedLearner
 from training_core.errors import StorageError, TransientError
 from training_core.evaluation.metrics import metrics
 from training_core.quantities import Seed
@@ -31,6 +33,8 @@ from training_core.selection.conclude import MAX_ENUMERATED
 Event = dict[str, Any]
 """Something that happened to a job, as JSON-able data: `{"event": "epoch", "job": …, …}`."""
 OnEvent = Callable[[Event], None]
+
+_BLOCK_BYTES = 128 << 20  # of raw samples that are judged at a time
 
 
 class DatasetRef(Config):
@@ -218,7 +222,7 @@ def _train(job: Job, folder: Path, device: str, on_event: OnEvent) -> JobReport:
     start, cpu_start = time.perf_counter(), time.process_time()
     dataset = _open_dataset(job.dataset.root, job.dataset.name, job.dataset.version)
     rows = dataset.rows("train")
-    drawn = (job.subset, rows, dataset.target(rows), dataset.groups(rows))
+    drawn = (job.subset, rows, dataset.target(rows), dataset.groups(rows), dataset.times(rows))
     inside, outside = in_bag_rows(*drawn), out_of_bag_rows(*drawn)
 
     def on_epoch(epoch: int, values: dict[str, float]) -> None:
@@ -231,22 +235,16 @@ def _train(job: Job, folder: Path, device: str, on_event: OnEvent) -> JobReport:
     (folder / "learner").mkdir()
     learner.save(folder / "learner")
 
-    samples = dataset.samples(outside)
     names = job.subset.modalities
-    heard: dict[str, np.ndarray] = {}
-    for pattern in patterns_to_judge(dataset.spec.names, MAX_ENUMERATED):
-        key = pattern_key(pattern & set(names), names)
-        full = len(key.split("+")) == len(names)
-        if key and key not in heard and (full or learner.tolerates):
-            heard[key] = learner.predict(samples.without(set(names) - pattern))
+    judged = dataset.subset(outside, names)
+    heard = _hear(learner, judged, dataset.spec.names)
     arrays = {f"pattern:{key}": values.astype(np.float32) for key, values in heard.items()}
     np.savez(folder / "out_of_bag.npz", rows=outside, **arrays)  # pyright: ignore[reportArgumentType]
     (folder / "curves.json").write_text(history.to_json())
 
     predicted = heard[pattern_key(names, names)]
     voted = ~np.isnan(predicted).any(axis=1)
-    assert samples.target is not None
-    found = metrics(dataset.spec.task, samples.target[voted], predicted[voted]) if voted.any() else {}
+    found = metrics(dataset.spec.task, judged.target()[voted], predicted[voted]) if voted.any() else {}
     return JobReport(
         name=job.name,
         status="trained",
@@ -264,3 +262,23 @@ def _train(job: Job, folder: Path, device: str, on_event: OnEvent) -> JobReport:
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         size_bytes=sum(file.stat().st_size for file in (folder / "learner").rglob("*") if file.is_file()),
     )
+
+
+def _hear(learner: TrainedLearner, judged: View, modalities: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """What a learner says about rows under every pattern of its modalities it can answer for, [n, C] each.
+
+    Read in blocks, so that the rows need not fit in memory.
+    """
+    names = judged.spec.names
+    patterns: dict[str, frozenset[str]] = {}
+    for pattern in patterns_to_judge(modalities, MAX_ENUMERATED):
+        key = pattern_key(pattern & set(names), names)
+        full = len(key.split("+")) == len(names)
+        if key and (full or learner.tolerates):
+            patterns.setdefault(key, pattern)
+    heard = {key: np.full((len(judged), learner.task.num_outputs), np.nan) for key in patterns}
+    step = max(1, _BLOCK_BYTES * len(judged) // max(1, judged.num_bytes))
+    for start, block in zip(range(0, len(judged), step), judged.blocks(step), strict=True):
+        for key, pattern in patterns.items():
+            heard[key][start : start + len(block)] = learner.predict(block.without(set(names) - pattern))
+    return heard

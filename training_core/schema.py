@@ -205,6 +205,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.available)
 
+    def clone(self) -> "Batch":
+        """The same batch in memory of its own: a stream may overwrite what it handed out."""
+        return Batch(
+            inputs={name: values.clone() for name, values in self.inputs.items()},
+            available=self.available.clone(),
+            target=None if self.target is None else self.target.clone(),
+            weight=None if self.weight is None else self.weight.clone(),
+            rows=None if self.rows is None else self.rows.clone(),
+        )
+
 
 def patterns_to_judge(names: Iterable[str], max_enumerated: int = 4) -> list[Pattern]:
     """The availability patterns a report shows, the full set first.

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training_core.data.loading import DeviceStream, OneBatch
+from training_core.data.streams.batching import Batching
+from training_core.data.streams.encoded import OneBatch, to_batch
+from training_core.data.streams.resident import DeviceStream
 from training_core.engine.estimator_update import EstimatorUpdate
 from training_core.engine.gradient import GradientUpdate
 from training_core.engine.loop import fit
@@ -75,7 +77,7 @@ def error(predicted: np.ndarray, samples: Samples) -> float:
 def train_net(samples: Samples, optimizer: OptimizerConfig, epochs: int) -> np.ndarray:
     torch.manual_seed(0)
     net = LinearNet()
-    stream = DeviceStream(samples, SPEC, batch_size=16)
+    stream = DeviceStream(to_batch(samples, SPEC), Batching(16))
     fit(net, stream, GradientUpdate(squared_error, optimizer, clip_norm=100.0), epochs=epochs, name="net")
     return net.layer(torch.tensor(samples.inputs["x"], dtype=torch.float32)).detach().numpy()
 

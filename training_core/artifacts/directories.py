@@ -1,7 +1,8 @@
 """Atomic, checksummed publishing of directories: a reader sees a whole version or none, whatever is killed when.
 
 A directory is filled beside its final place under a temporary name, every file is flushed to the disk, a
-`checksums.json` with the SHA-256 of each file is written last, and one rename makes it visible.
+`checksums.json` with the SHA-256 of each file is written last, and one rename makes it visible. The temporary name
+says which process writes, and the writer holds a lock on the directory: what a killed writer left is known by both.
 """
 
 import errno
@@ -10,9 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from training_core.config import Config, canonical_json
@@ -21,6 +23,9 @@ from training_core.errors import StorageError, TransientError
 CHECKSUMS = "checksums.json"
 _UNFINISHED = ".unfinished-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+_SHARED_TRIES = 2000  # who removes a directory holds its lock for a rename only; then it is gone
+_SHARED_PAUSE_SECONDS = 0.001
 
 
 class ArtifactRef(Config):
@@ -38,41 +43,110 @@ class ArtifactRef(Config):
 
 
 @contextmanager
-def publish_directory(final: Path) -> Iterator[Path]:
-    """Yield an empty directory to fill; on leaving the block it becomes `final` in one step.
+def unfinished_directory(parent: Path, label: str) -> Iterator[Path]:
+    """Yield an empty directory in `parent` to fill; what was not renamed when the block is left is removed.
+
+    Args:
+        parent: created when it is not there.
+        label: a word in the temporary name.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    unfinished = _unfinished(parent, label)
+    handle = None
+    try:
+        with storage_errors(parent / label):
+            unfinished.mkdir(parents=True)
+            handle = os.open(unfinished, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks: the process id has to do
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield unfinished
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def finish_directory(unfinished: Path, final: Path, known: Mapping[str, str] | None = None) -> bool:
+    """Make the filled directory `unfinished` visible as `final`, flushed to the disk and with its checksums.
 
     When `final` is already there (another process was faster) the new copy is dropped: published directories are
-    named by their content or their inputs, so both are the same. On an exception nothing is left behind.
+    named by their content or their inputs, so both are the same. One that lacks files is replaced.
+
+    Args:
+        unfinished: a directory of `unfinished_directory`, beside `final`.
+        final: its name from now on.
+        known: checksums of files that need not be read again, by their path within the directory.
+
+    Returns:
+        Whether this call made it visible.
 
     Raises:
         StorageError: the disk is full or the place cannot be written; nothing was published.
     """
-    unfinished = final.parent / f"{_UNFINISHED}{final.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        _write_checksums(unfinished)
-        if final.exists() and not is_published(final):  # damaged from outside: out of the way, to be swept
-            final.rename(unfinished.with_name(f"{_UNFINISHED}damaged-0-{uuid.uuid4().hex[:8]}"))
+    with storage_errors(final):
+        if is_whole(final):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            return False
+        _write_checksums(unfinished, known or {})
+        if final.exists():  # damaged from outside: out of the way
+            remove_directory(final)
         try:
             unfinished.rename(final)
         except OSError as error:
             if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
                 raise
+            return False
         _sync_directory(final.parent)
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise StorageError(f"no space left to write {final}; free some space or choose another --store") from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}:
-            raise StorageError(f"cannot write {final}: {error.strerror}; choose another --store") from error
-        raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+@contextmanager
+def publish_directory(final: Path) -> Iterator[Path]:
+    """Yield an empty directory to fill; on leaving the block it becomes `final` in one step.
+
+    When `final` is already there the new copy is dropped, see `finish_directory`. On an exception nothing is left
+    behind.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written; nothing was published.
+    """
+    with unfinished_directory(final.parent, final.name) as unfinished, storage_errors(final):
+        yield unfinished
+        finish_directory(unfinished, final)
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a published directory: in one step from sight, then from the disk.
+
+    Whoever has files of it open can go on reading them.
+
+    Raises:
+        OSError: it is not there or cannot be renamed.
+    """
+    hidden = _unfinished(directory.parent, "removed")
+    directory.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def is_published(directory: Path) -> bool:
     """Whether `directory` was published whole."""
     return (directory / CHECKSUMS).is_file()
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether `directory` was published and every file of it is still there; their contents are not read."""
+    return is_published(directory) and not missing_files(directory)
+
+
+def missing_files(directory: Path) -> list[str]:
+    """Files of a published directory that are gone (also when its checksums do not read back), sorted."""
+    try:
+        listed = json.loads((directory / CHECKSUMS).read_text(encoding="utf-8"))
+        return sorted(file for file in listed if not (directory / file).is_file())
+    except (OSError, ValueError, TypeError):
+        return [CHECKSUMS]
 
 
 def open_published(directory: Path) -> ArtifactRef:
@@ -83,7 +157,7 @@ def open_published(directory: Path) -> ArtifactRef:
     """
     if not is_published(directory):
         raise StorageError(f"{directory} is not there or incomplete; make it again")
-    return ArtifactRef(uri=str(directory.resolve()), sha256=_file_sha256(directory / CHECKSUMS))
+    return ArtifactRef(uri=str(directory.resolve()), sha256=file_sha256(directory / CHECKSUMS))
 
 
 def verify_published(ref: ArtifactRef) -> None:
@@ -92,7 +166,7 @@ def verify_published(ref: ArtifactRef) -> None:
     Raises:
         StorageError: a file is missing, changed, or was added; the message names it.
     """
-    if not is_published(ref.path) or _file_sha256(ref.path / CHECKSUMS) != ref.sha256:
+    if not is_published(ref.path) or file_sha256(ref.path / CHECKSUMS) != ref.sha256:
         raise StorageError(f"{ref.uri} is not the directory that was published; make it again")
     expected: dict[str, str] = json.loads((ref.path / CHECKSUMS).read_text())
     found = _checksums(ref.path)
@@ -102,39 +176,40 @@ def verify_published(ref: ArtifactRef) -> None:
             raise StorageError(f"{ref.uri}: file '{name}' is {state} since it was published; make the directory again")
 
 
-def sweep_unfinished(parent: Path) -> int:
-    """Remove what killed writers left behind in `parent`; returns how many directories went.
+def find_unfinished(parent: Path) -> list[Path]:
+    """What killed writers left behind in `parent`; what a writer that still runs is filling is not among it."""
+    return sorted(path for path in parent.glob(f"{_UNFINISHED}*") if not _is_alive(path))
 
-    A directory whose writer still runs on this machine is kept.
-    """
-    swept = 0
-    for leftover in parent.glob(f"{_UNFINISHED}*"):
-        pid = int(leftover.name.rsplit("-", 2)[1])
-        if not Path(f"/proc/{pid}").exists():
+
+def sweep_unfinished(parent: Path) -> int:
+    """Remove what killed writers left behind in `parent`; returns how many directories and files went."""
+    leftovers = find_unfinished(parent)
+    for leftover in leftovers:
+        if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
-            swept += 1
-    return swept
+        else:
+            leftover.unlink(missing_ok=True)
+    return len(leftovers)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old text or the new one, never half of either.
 
     Raises:
-        StorageError: the disk is full.
+        StorageError: the disk is full or the place cannot be written.
     """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    temporary = _unfinished(path.parent, path.name)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise StorageError(f"no space left to write {path}; free some space") from error
-        raise
+        with storage_errors(path):
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_directory(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -143,9 +218,12 @@ def exclusive(lock: Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         TransientError: `wait` is False and another process holds it.
+        StorageError: the lock file cannot be written.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
+    with storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -153,25 +231,121 @@ def exclusive(lock: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _write_checksums(directory: Path) -> None:
+def hold_shared(file: Path) -> int | None:
+    """Open `file` and hold a shared lock on it for as long as the returned descriptor is open.
+
+    Returns:
+        The descriptor; None when `file` is gone or on its way out.
+
+    Raises:
+        OSError: it is there and cannot be opened.
+    """
+    for _ in range(_SHARED_TRIES):
+        try:
+            handle = os.open(file, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # about to be removed, or only asked whether anybody reads it
+            os.close(handle)
+            time.sleep(_SHARED_PAUSE_SECONDS)
+            continue
+        except OSError:
+            pass  # a file system without locks
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), file.stat()):
+                return handle
+        os.close(handle)
+    return None
+
+
+@contextmanager
+def unshared(file: Path) -> Iterator[bool]:
+    """Yield whether nobody holds `file` by `hold_shared`; when so, nobody can until the block is left.
+
+    False as well when it is gone, or on a file system that cannot tell.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def storage_errors(place: Path) -> Iterator[None]:
+    """A full disk and a place that cannot be written become a StorageError naming `place`; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise StorageError(f"no space left to write {place}; free some space or choose another --store") from error
+        if error.errno in _FORBIDDEN:
+            raise StorageError(f"cannot write {place}: {error.strerror}; choose another --store") from error
+        raise
+
+
+def _unfinished(parent: Path, label: str) -> Path:
+    """A name for something in `parent` on its way in or out, telling which process is at it."""
+    pid = os.getpid()
+    return parent / f"{_UNFINISHED}{label}-{pid}.{_started(pid)}-{uuid.uuid4().hex[:8]}"
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine started, in clock ticks since the machine did; None when there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _is_alive(leftover: Path) -> bool:
+    """Whether the process that made `leftover` still runs: by its id and start, or, for a directory, by its lock."""
+    try:
+        pid, _, started = leftover.name.rsplit("-", 2)[1].partition(".")
+        now = _started(int(pid))
+        if now is not None and started in {"", str(now)}:
+            return True
+        if not leftover.is_dir():
+            return False
+        with unshared(leftover) as free:
+            return not free
+    except (IndexError, ValueError):
+        return False
+
+
+def _write_checksums(directory: Path, known: Mapping[str, str]) -> None:
     for file in _files(directory):
         _sync_file(file)
     path = directory / CHECKSUMS
-    path.write_text(canonical_json(_checksums(directory)))
+    path.write_text(canonical_json(_checksums(directory, known)), encoding="utf-8")
     _sync_file(path)
     for folder in [p for p in directory.rglob("*") if p.is_dir()] + [directory]:
         _sync_directory(folder)
 
 
-def _checksums(directory: Path) -> dict[str, str]:
-    return {file.relative_to(directory).as_posix(): _file_sha256(file) for file in _files(directory)}
+def _checksums(directory: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    known = known or {}
+    names = {file.relative_to(directory).as_posix(): file for file in _files(directory)}
+    return {name: known.get(name) or file_sha256(file) for name, file in names.items()}
 
 
 def _files(directory: Path) -> list[Path]:
     return sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / CHECKSUMS)
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -12,6 +12,7 @@ from annotated_types import Gt, Le
 from pydantic import model_validator
 
 from training_core.config import Config
+from training_core.data.embargo import unit_times
 from training_core.errors import ConfigError
 from training_core.quantities import PositiveInt, Seed, UnitInterval
 from training_core.schema import DataSpec
@@ -19,6 +20,8 @@ from training_core.seeding import derive_seed, generator
 
 Fraction = Annotated[float, Gt(0.0), Le(1.0)]
 
+_TIME_BLOCKS = 20  # of 5 % each: fine enough for `row_fraction`, and hardly a row has a neighbour in another block
+_BLOCK_ROWS = 5  # fewer rows would not be a block
 _MAX_DRAWS = 64  # masks tried before a repeated one is taken: finds a free one of a handful almost surely
 
 
@@ -121,8 +124,19 @@ def _draw_mask(
     return first
 
 
-def in_bag_rows(bag: Bag, rows: np.ndarray, target: np.ndarray | None, groups: np.ndarray | None) -> np.ndarray:
+def in_bag_rows(
+    bag: Bag,
+    rows: np.ndarray,
+    target: np.ndarray | None,
+    groups: np.ndarray | None,
+    times: np.ndarray | None = None,
+) -> np.ndarray:
     """The training rows of a bag, sorted; with repeats when it is a bootstrap.
+
+    Rows that have times resemble their neighbours in time, and a learner judged on the neighbours of its own rows
+    looks better than it is. With `times` therefore whole blocks are drawn, without strata: up to 20 consecutive spans
+    of about as many rows each (blocks of observations: Künsch 1989, doi:10.1214/aos/1176347265; non-overlapping ones:
+    Carlstein 1986). Rows of one time stay together, and so do groups, which count as of their last row.
 
     Args:
         bag: the bag.
@@ -131,14 +145,16 @@ def in_bag_rows(bag: Bag, rows: np.ndarray, target: np.ndarray | None, groups: n
             them; any other array, or None, is drawn from without strata.
         groups: the groups of `rows`, in their order, or None. Given, whole groups are drawn (a bootstrap draws them
             with replacement), stratified by the class most of their rows have.
+        times: the times of `rows`, in their order, or None.
 
     Returns:
-        int64 positions out of `rows`. Every class (majority class of a group) keeps at least one row (group).
+        int64 positions out of `rows`. Every class (majority class of a group) keeps at least one row (group), unless
+        blocks of time are drawn.
 
     Raises:
         ConfigError: nothing is left in the bag.
     """
-    unit_of_row, strata = _units(rows, target, groups)
+    unit_of_row, strata = _units(rows, target, groups, times)
     counts = _draw_counts(bag, strata)
     drawn = np.repeat(rows, counts[unit_of_row])
     if not len(drawn):
@@ -146,7 +162,13 @@ def in_bag_rows(bag: Bag, rows: np.ndarray, target: np.ndarray | None, groups: n
     return np.sort(drawn).astype(np.int64, copy=False)
 
 
-def out_of_bag_rows(bag: Bag, rows: np.ndarray, target: np.ndarray | None, groups: np.ndarray | None) -> np.ndarray:
+def out_of_bag_rows(
+    bag: Bag,
+    rows: np.ndarray,
+    target: np.ndarray | None,
+    groups: np.ndarray | None,
+    times: np.ndarray | None = None,
+) -> np.ndarray:
     """The rows the bag left out, sorted and without repeats: the ones its learners can be judged on.
 
     Takes what `in_bag_rows` takes; both together are exactly `rows`.
@@ -154,10 +176,10 @@ def out_of_bag_rows(bag: Bag, rows: np.ndarray, target: np.ndarray | None, group
     Raises:
         ConfigError: every row is in the bag.
     """
-    unit_of_row, strata = _units(rows, target, groups)
+    unit_of_row, strata = _units(rows, target, groups, times)
     left = rows[_draw_counts(bag, strata)[unit_of_row] == 0]
     if not len(left):
-        kinds = "rows" if groups is None else "groups"
+        kinds = "blocks of time" if times is not None else "rows" if groups is None else "groups"
         raise ConfigError(
             f"{bag.name}: 0 rows left out of the bag to judge it on ({len(strata)} {kinds}, all drawn); "
             f"lower `row_fraction` ({bag.row_fraction}) or provide more {kinds}"
@@ -184,8 +206,12 @@ def bag_features(bag: Bag, spec: DataSpec) -> dict[str, tuple[int, ...]]:
     return kept
 
 
-def _units(rows: np.ndarray, target: np.ndarray | None, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """What is drawn (a row, or a group of rows): the unit of each row [n] and the stratum of each unit [units]."""
+def _units(
+    rows: np.ndarray, target: np.ndarray | None, groups: np.ndarray | None, times: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is drawn (rows, groups, blocks of time): the unit of each row [n] and the stratum of each unit [units]."""
+    if times is not None and len(times) and (block := _time_blocks(unit_times(times, groups))).any():
+        return block, np.zeros(block.max() + 1, np.int64)
     codes = np.zeros(len(rows), np.int64)
     if target is not None and target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
         codes = np.unique(target, return_inverse=True)[1]
@@ -195,6 +221,17 @@ def _units(rows: np.ndarray, target: np.ndarray | None, groups: np.ndarray | Non
     votes = np.zeros((len(names), codes.max(initial=0) + 1), np.int64)
     np.add.at(votes, (unit_of_row, codes), 1)
     return unit_of_row, votes.argmax(axis=1)
+
+
+def _time_blocks(times: np.ndarray) -> np.ndarray:
+    """The block of each row, int64 [n], counted in time order; all 0 when there is a single time."""
+    ordered = np.sort(times)
+    num_blocks = min(_TIME_BLOCKS, max(2, len(times) // _BLOCK_ROWS))
+    earlier = np.searchsorted(ordered, times, side="left")  # rows before the first of the same time
+    block = np.unique(earlier * num_blocks // len(times), return_inverse=True)[1]
+    if not block.any() and ordered[0] != ordered[-1]:  # the first time has most of the rows
+        block = (earlier > 0).astype(np.int64)
+    return block
 
 
 def _draw_counts(bag: Bag, strata: np.ndarray) -> np.ndarray:

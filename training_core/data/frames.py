@@ -5,20 +5,24 @@ Columns of tables and texts keep their own names (`<modality>.<column>` when tha
 missing there.
 """
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from training_core.data.cells import as_numbers, as_text, is_absent
 from training_core.data.dataset import category_codes, join_text
-from training_core.data.readers import array_names, as_numbers, as_text, is_absent, read_arrays, read_whole_table
 from training_core.data.source import TABLE_SUFFIXES
+from training_core.data.sources import open_table
+from training_core.data.sources.numpy_files import array_names, read_arrays
 from training_core.errors import DataError
 from training_core.schema import DataSpec, ModalitySpec, Samples
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _ARRAY_KINDS = {"image", "vector", "sequence"}
 
@@ -101,8 +105,8 @@ def frame_from_samples(samples: Samples, spec: DataSpec) -> "pd.DataFrame":
 def read_samples(path: Path, spec: DataSpec, id_column: str | None = None) -> Samples:
     """The samples in a user's file, which may lack modalities.
 
-    A csv, tsv or parquet file holds the flat table. An npz file holds an array per modality (a table as its columns of
-    numbers, or of text when it has categories; a text as strings); one it does not hold is missing.
+    A csv, tsv, jsonl or parquet file holds the flat table. An npz file holds an array per modality (a table as its
+    columns of numbers, or of text when it has categories; a text as strings); one it does not hold is missing.
 
     Args:
         path: the file.
@@ -115,9 +119,9 @@ def read_samples(path: Path, spec: DataSpec, id_column: str | None = None) -> Sa
     suffix = path.suffix.lower()
     wanted = id_column or "id"
     if suffix in TABLE_SUFFIXES:
-        frame = read_whole_table(path)
+        frame, cells = _read_frame(path)
         usable = wanted in frame.columns and (id_column or wanted not in frame_columns(spec))
-        ids = as_text(frame[wanted]) if usable else None
+        ids = as_text(cells.column(wanted), f"{path}, column '{wanted}'") if usable else None
         try:
             samples = samples_from_frame(frame, spec, _filled_ids(ids))
         except DataError as error:
@@ -129,6 +133,16 @@ def read_samples(path: Path, spec: DataSpec, id_column: str | None = None) -> Sa
     if id_column and len(set(samples.ids)) < len(samples):
         raise DataError(f"{path}: ids in '{id_column}' occur more than once")
     return samples
+
+
+def _read_frame(path: Path) -> "tuple[pd.DataFrame, pa.Table]":
+    """A whole table as pandas and as Arrow, which alone has whole numbers beyond 2^53 beside absent cells."""
+    with tempfile.TemporaryDirectory() as staging:
+        table = open_table(path, Path(staging))
+        if not table.num_rows:
+            raise DataError(f"{path} has column names but 0 rows")
+        cells = table.take(table.columns, slice(None))
+        return cells.to_pandas(), cells
 
 
 def _array_from_frame(frame: "pd.DataFrame", modality: ModalitySpec, names: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,13 +10,14 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from training_core.config import Config
-from training_core.data.text import VOCABULARY_SIZE, count_tokens, token_ids
+from training_core.data.text import MAX_TOKENS, VOCABULARY_SIZE, count_tokens, token_ids
+from training_core.data.views import HeldSamples, RowSource
 from training_core.errors import DataError
 from training_core.quantities import NonNegativeInt
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, Samples
 
 _BLOCK_NUMBERS = 1 << 22  # numbers worked on at once in float64 (32 MB), so that a large array is not doubled
-_MAX_STANDARDISED = 1e4
+MAX_STANDARDISED = 1e4
 """Standardised values are held within ±10,000. No training value reaches that with fewer than 1e8 rows (a value is
 at most sqrt(rows) deviations from the mean), and a wild value met later can no longer overflow a float32 network."""
 
@@ -52,8 +53,8 @@ class Preprocessor(Config):
     """Regression: standard deviation of each target column, 1 for a constant one; empty for other tasks."""
 
     @classmethod
-    def fit(cls, samples: Samples, spec: DataSpec, text: Literal["strings", "tokens"] = "tokens") -> Self:
-        """Learn the encoding of `samples`, raw ones described by `spec`; only rows that have a modality count for it.
+    def fit(cls, rows: Samples | RowSource, spec: DataSpec, text: Literal["strings", "tokens"] = "tokens") -> Self:
+        """Learn the encoding of `rows`, raw ones described by `spec`; only rows that have a modality count for it.
 
         - vector, sequence: each feature standardised; image: each channel standardised (float32).
         - tabular: columns [numeric, standardised, an absent cell 0][1 where that cell was absent, for each numeric
@@ -61,29 +62,39 @@ class Preprocessor(Config):
         - text: unchanged `strings`, or `tokens`: int64 ids [N, T] of hashed n-grams, padded with 0.
         - a row without the modality: all zeros (the empty string for strings).
 
+        The rows are read twice, a block at a time, whose size depends on `spec` alone: memory does not grow with
+        their number, and the same rows give the same encoding whether they are in memory or not.
+
         Raises:
-            DataError: there are no samples, a modality is not in them or has another shape than the spec says, or
+            DataError: there are no rows, a modality is not in them or has another shape than the spec says, or
                 its numbers are too large to standardise.
         """
-        if not len(samples):
+        if not len(rows):
             raise DataError("cannot fit a preprocessor on 0 rows")
-        states: dict[str, ModalityState] = {}
-        encoded: list[ModalitySpec] = []
-        for modality in spec.modalities:
-            values, available = _checked(samples, modality)
-            state = _fit_modality(values, np.flatnonzero(available), modality, text)
-            states[modality.name] = state
-            encoded.append(_encoded_spec(modality, state, text))
+        source = HeldSamples(rows, spec) if isinstance(rows, Samples) else rows
+        learning = [_Learning(modality, text) for modality in spec.modalities]
+        num_rows = max(1, _BLOCK_NUMBERS // max(1, sum(modality.num_features for modality in spec.modalities)))
+        for block in source.blocks(num_rows):
+            for modality in learning:
+                modality.look(block)
+        again = [modality for modality in learning if modality.begin_spread()]
+        if again:
+            for block in source.blocks(num_rows):
+                for modality in again:
+                    modality.look_at_spread(block)
+        states = {modality.name: learned.state() for modality, learned in zip(spec.modalities, learning, strict=True)}
+        encoded = tuple(_encoded_spec(modality, states[modality.name], text) for modality in spec.modalities)
         mean, std = (), ()
-        if spec.task.kind == "regression" and samples.target is not None:
-            target = samples.target.astype(np.float64)
+        given = source.target()
+        if spec.task.kind == "regression" and given is not None:
+            target = given.astype(np.float64)
             deviation = target.std(axis=0)
             mean = tuple(float(v) for v in target.mean(axis=0))
             constant = target.min(axis=0) == target.max(axis=0)
             std = tuple(1.0 if same else float(v) for v, same in zip(deviation, constant, strict=True))
         return cls(
             input_spec=spec,
-            spec=spec.model_copy(update={"modalities": tuple(encoded)}),
+            spec=spec.model_copy(update={"modalities": encoded}),
             text=text,
             states=states,
             target_mean=mean,
@@ -148,23 +159,91 @@ def _checked(samples: Samples, modality: ModalitySpec) -> tuple[np.ndarray, np.n
     return values, samples.available[modality.name]
 
 
-def _fit_modality(values: np.ndarray, rows: np.ndarray, modality: ModalitySpec, text: str) -> ModalityState:
-    """The state of one modality from the rows that have it (none: everything encodes to 0)."""
-    if modality.kind == "text":
-        return ModalityState(num_tokens=count_tokens(values[rows]) if text == "tokens" else 0)
-    if modality.kind != "tabular":
-        axis = 0 if modality.kind == "image" else -1
-        mean, scale, _ = _moments(values, rows, axis, modality)
-        return ModalityState(mean=mean, scale=scale)
-    numeric = [i for i, column in enumerate(modality.columns) if column.categories is None]
-    mean, scale, num_absent = _moments(values[:, numeric], rows, -1, modality)
-    seen = []
-    for i, column in enumerate(modality.columns):
-        if column.categories is not None:
-            codes = values[rows, i]
-            seen.append(tuple(int(code) for code in np.unique(codes[~np.isnan(codes)])))
-    indicators = tuple(int(i) for i in np.flatnonzero(num_absent))
-    return ModalityState(mean=mean, scale=scale, indicators=indicators, seen=tuple(seen))
+class _Learning:
+    """What is being learned about one modality: look at every block, then at every block for the spread.
+
+    The textbook variance in two passes of float64, without its cancellation. NaN do not count.
+    """
+
+    def __init__(self, modality: ModalitySpec, text: str) -> None:
+        self._modality = modality
+        self._tokens = modality.kind == "text" and text == "tokens"
+        self._longest = 1
+        self._axis = _feature_axis(modality)
+        columns = modality.columns if modality.kind == "tabular" else ()
+        self._numeric = [i for i, column in enumerate(columns) if column.categories is None]
+        self._seen: dict[int, set[int]] = {i: set() for i, c in enumerate(columns) if c.categories is not None}
+        width = 0 if modality.kind == "text" else modality.shape[self._axis]
+        width = len(self._numeric) if columns else width
+        self._count, self._num_absent = np.zeros(width, np.int64), np.zeros(width, np.int64)
+        self._total, self._squares = np.zeros(width), np.zeros(width)
+        self._low, self._high = np.full(width, np.inf), np.full(width, -np.inf)
+        self._mean = np.zeros(width)
+
+    def look(self, samples: Samples) -> None:
+        """Take one block in."""
+        values, available = _checked(samples, self._modality)
+        if self._modality.kind == "text":
+            if self._tokens and self._longest < MAX_TOKENS:
+                self._longest = max(self._longest, count_tokens(values[available]))
+            return
+        for i, seen in self._seen.items():
+            codes = values[available, i]
+            seen.update(int(code) for code in np.unique(codes[~np.isnan(codes)]))
+        part, others = self._numbers(values, available)
+        absent = np.isnan(part)
+        self._num_absent += absent.sum(axis=others)
+        self._count += (~absent).sum(axis=others)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._total += np.where(absent, 0.0, part).sum(axis=others)
+        self._low = np.minimum(self._low, np.where(absent, np.inf, part).min(axis=others, initial=np.inf))
+        self._high = np.maximum(self._high, np.where(absent, -np.inf, part).max(axis=others, initial=-np.inf))
+
+    def begin_spread(self) -> bool:
+        """Fix the mean; whether there is a spread to look at."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._mean = self._total / np.maximum(self._count, 1)
+        return bool(self._count.any())
+
+    def look_at_spread(self, samples: Samples) -> None:
+        """Take one block in for the second time."""
+        part, others = self._numbers(*_checked(samples, self._modality))
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = part - self._mean.reshape(_along(self._axis, part.ndim, len(self._mean)))
+            self._squares += np.where(np.isnan(part), 0.0, part**2).sum(axis=others)
+
+    def state(self) -> ModalityState:
+        """What was learned (from no row that has the modality: everything encodes to 0)."""
+        if self._modality.kind == "text":
+            return ModalityState(num_tokens=self._longest if self._tokens else 0)
+        std = np.sqrt(self._squares / np.maximum(self._count, 1))
+        if not (np.isfinite(self._mean).all() and np.isfinite(std).all()):
+            raise DataError(
+                f"modality '{self._modality.name}' holds numbers too large to standardise (beyond about 1e150); "
+                "rescale them"
+            )
+        varies = (self._high > self._low) & (std > np.finfo(np.float64).tiny)
+        scale = np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
+        absent = np.flatnonzero(self._num_absent) if self._modality.kind == "tabular" else ()
+        return ModalityState(
+            mean=tuple(float(v) for v in self._mean),
+            scale=tuple(float(v) for v in scale),
+            indicators=tuple(int(i) for i in absent),
+            seen=tuple(tuple(sorted(codes)) for codes in self._seen.values()),
+        )
+
+    def _numbers(self, values: np.ndarray, available: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+        """The numbers of the rows that have the modality, float64, and the axes that are summed over."""
+        if self._modality.kind == "tabular":
+            values = values[:, self._numeric]
+        part = values[available].astype(np.float64)
+        position = self._axis + 1 if self._axis >= 0 else part.ndim - 1
+        return part, tuple(i for i in range(part.ndim) if i != position)
+
+
+def _feature_axis(modality: ModalitySpec) -> int:
+    """The axis of one sample along which its features are counted."""
+    return 0 if modality.kind == "image" else -1
 
 
 def _encoded_spec(modality: ModalitySpec, state: ModalityState, text: str) -> ModalitySpec:
@@ -203,7 +282,7 @@ def _encode_modality(
         return out
     out = np.zeros((len(values), *encoded.shape), np.float32)
     if raw.kind != "tabular":
-        axis = 0 if raw.kind == "image" else -1
+        axis = _feature_axis(raw)
         for block in _blocks(rows, raw.num_features):
             out[block] = _standardise(values[block], state, axis)
         return out
@@ -230,42 +309,7 @@ def _standardise(values: np.ndarray, state: ModalityState, axis: int) -> np.ndar
     """(value - mean) · scale along the axis of one sample that features are counted on; NaN stays NaN."""
     shape = _along(axis, values.ndim, len(state.mean))
     centred = values.astype(np.float64) - np.asarray(state.mean).reshape(shape)
-    return np.clip(centred * np.asarray(state.scale).reshape(shape), -_MAX_STANDARDISED, _MAX_STANDARDISED)
-
-
-def _moments(
-    values: np.ndarray, rows: np.ndarray, axis: int, modality: ModalitySpec
-) -> tuple[tuple[float, ...], tuple[float, ...], np.ndarray]:
-    """Mean, 1 / standard deviation (0 for a constant) and number of NaN along `axis` of one sample, over `rows`.
-
-    Two passes in float64, block by block: the textbook variance, without its cancellation or a copy of everything.
-    """
-    position = axis + 1 if axis >= 0 else values.ndim - 1
-    width = values.shape[position]
-    count, total, squares = np.zeros(width, np.int64), np.zeros(width), np.zeros(width)
-    low, high, num_absent = np.full(width, np.inf), np.full(width, -np.inf), np.zeros(width, np.int64)
-    others = tuple(i for i in range(values.ndim) if i != position)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for block in _blocks(rows, modality.num_features):
-            part = values[block].astype(np.float64)
-            absent = np.isnan(part)
-            num_absent += absent.sum(axis=others)
-            count += (~absent).sum(axis=others)
-            total += np.where(absent, 0.0, part).sum(axis=others)
-            low = np.minimum(low, np.where(absent, np.inf, part).min(axis=others))
-            high = np.maximum(high, np.where(absent, -np.inf, part).max(axis=others))
-        mean = total / np.maximum(count, 1)
-        for block in _blocks(rows, modality.num_features):
-            part = values[block].astype(np.float64) - mean.reshape(_along(axis, values.ndim, width))
-            squares += np.where(np.isnan(part), 0.0, part**2).sum(axis=others)
-        std = np.sqrt(squares / np.maximum(count, 1))
-    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-        raise DataError(
-            f"modality '{modality.name}' holds numbers too large to standardise (beyond about 1e150); rescale them"
-        )
-    varies = (high > low) & (std > np.finfo(np.float64).tiny)
-    scale = np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
-    return tuple(float(v) for v in mean), tuple(float(v) for v in scale), num_absent
+    return np.clip(centred * np.asarray(state.scale).reshape(shape), -MAX_STANDARDISED, MAX_STANDARDISED)
 
 
 def _along(axis: int, ndim: int, width: int) -> tuple[int, ...]:

@@ -4,31 +4,62 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, model_validator
 
 from training_core.config import Config
-from training_core.quantities import OpenUnit, Rate, Seed
+from training_core.data.embargo import Embargo
+from training_core.quantities import PositiveInt, Rate, Seed
 from training_core.schema import ModalityKind, TaskKind
 from training_core.settings import merged, read_yaml
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-ARRAY_SUFFIXES = (".npy", ".npz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+ARRAY_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".zarr")
+KEYED_SUFFIXES = (".npz", ".h5", ".hdf5", ".mat", ".zarr")
 SUFFIXES = (*TABLE_SUFFIXES, *ARRAY_SUFFIXES)
 
 
-def _readable(file: str) -> str:
+def is_url(file: str) -> bool:
+    """Whether a file is named by a URL, such as `s3://bucket/photos.zarr`."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*::|[A-Za-z][A-Za-z0-9+.-]+://", file) is not None
+
+
+def suffix_of(file: str) -> str:
+    """The ending of a file's name, in lower case; of a folder without one, or written with a slash at its end, ""."""
+    if is_url(file):
+        file = next(link for link in file.split("::") if "://" in link) if "://" in file else file
+        protocol, _, path = file.partition("://")
+        path = re.split(r"[?#]", path, maxsplit=1)[0]
+        has_host = "/" in path or protocol not in {"zip", "tar", "memory", "file"}
+        file = path.partition("/")[2] if has_host else path  # a bucket or a host has no ending
     suffix = Path(file).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"files ending in '{suffix}' cannot be read; use one of {', '.join(SUFFIXES)}")
-    return os.path.normpath(file)  # one file has one name, whoever asks whether two are the same
+    return "" if file.endswith("/") and suffix not in SUFFIXES else suffix
+
+
+def _readable(file: str) -> str:
+    if not file.strip():
+        raise ValueError("a file needs a name")
+    suffix = suffix_of(file)
+    if suffix and suffix not in SUFFIXES:
+        raise ValueError(
+            f"files ending in '{suffix}' cannot be read; use one of {', '.join(SUFFIXES)}, "
+            "or a folder of images or parquet files"
+        )
+    if is_url(file):
+        if re.match(r"[^/]+://[^/@]*:[^/@]*@", file):
+            raise ValueError("a password does not belong here, it would be kept with the data; use the environment")
+        return file
+    # one file has one name, whoever asks whether two are the same; the slash says that photos-1.5/ is a folder
+    return os.path.normpath(file) + ("/" if file.endswith("/") and Path(file).suffix and not suffix else "")
 
 
 def _table(file: str) -> str:
     file = _readable(file)
-    if Path(file).suffix.lower() not in TABLE_SUFFIXES:
-        raise ValueError(f"a column is looked for here, so the file has to be one of {', '.join(TABLE_SUFFIXES)}")
+    if suffix_of(file) in ARRAY_SUFFIXES:
+        raise ValueError(
+            f"a column is looked for here, so the file has to be one of {', '.join(TABLE_SUFFIXES)}, or a folder"
+        )
     return file
 
 
@@ -59,6 +90,7 @@ class ColumnSource(Config):
     """One column of a table."""
 
     file: TableFile
+    """A table, or a folder of images, which has the columns `file`, `id` (the file without its ending) and `folder`."""
     column: str
 
 
@@ -102,22 +134,35 @@ class SplitSource(Config):
     file: TableFile | None = None
     column: str | None = None
     """Column holding `train`, `test` or `validation` for every row."""
-    test: OpenUnit = 0.3
-    """Fraction of all rows to test on."""
+    test: Rate = 0.3
+    """Fraction of all rows to test on; at 0 all rows are for training: data to score, to append or to watch."""
     validation: Rate = 0.0
     """Fraction of all rows to stop early on; at 0 every learner keeps back rows of its own."""
     seed: Seed = 0
+    embargo: Embargo = 0.0
+    """With `time`: how long before the test (or validation) rows training has to end, such as `7d`."""
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
         if (self.file is None) != (self.column is None):
             raise ValueError("a given split needs both `file` and `column`")
-        drawn = sorted(self.model_fields_set & {"test", "validation", "seed"})
+        drawn = sorted(self.model_fields_set & {"test", "validation", "seed", "embargo"})
         if self.file is not None and drawn:
             raise ValueError(f"the split is given by a column, so {', '.join(drawn)} would have no effect; remove one")
         if self.test + self.validation >= 1:
             raise ValueError("`test` and `validation` leave nothing to train on; their sum has to be below 1")
         return self
+
+
+class QualitySource(Config):
+    """What the checks of a data set's quality do about what they find."""
+
+    strict: bool = False
+    """Warnings stop the preparation as errors do."""
+    quarantine: bool = False
+    """Rows that cannot be used are set aside, not refused."""
+    accept: tuple[str, ...] = ()
+    """Findings that are known and meant, each as `<code>` or `<code>:<subject>`."""
 
 
 class ModalitySource(Config):
@@ -126,26 +171,36 @@ class ModalitySource(Config):
     kind: ModalityKind
     file: AnyFile
     key: str | None = None
-    """Name of the array in an npz file; not needed when it holds only one."""
+    """Name of the array in an npz, HDF5, MATLAB or Zarr file; not needed when it holds only one."""
     columns: tuple[str, ...] = ()
     """Columns of a table: those of a tabular modality, those joined to a text, or the features of a vector."""
     categorical: tuple[str, ...] = ()
     """Columns of a tabular modality that hold categories; the others hold numbers."""
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width to which the images of a folder are resized; without it they have to be of one size."""
 
     @model_validator(mode="after")
     def _fits_its_file(self) -> Self:
-        suffix = Path(self.file).suffix.lower()
-        in_table = suffix in TABLE_SUFFIXES
-        if in_table and self.kind in {"image", "sequence"}:
+        suffix = suffix_of(self.file)
+        is_table, is_folder = suffix in TABLE_SUFFIXES, not suffix
+        if is_table and self.kind in {"image", "sequence"}:
             raise ValueError(f"{self.kind} is an array; give it in one of {', '.join(ARRAY_SUFFIXES)}")
-        if not in_table and self.kind in {"tabular", "text"}:
+        if is_folder and self.kind == "sequence":
+            raise ValueError(
+                f"a folder holds images or parquet files; give a sequence in one of {', '.join(ARRAY_SUFFIXES)}"
+            )
+        if suffix in ARRAY_SUFFIXES and self.kind in {"tabular", "text"}:
             raise ValueError(f"{self.kind} is read from columns; give it in one of {', '.join(TABLE_SUFFIXES)}")
-        if in_table and not self.columns:
+        if (is_table or (is_folder and self.kind != "image")) and not self.columns:
             raise ValueError(f"`columns` is missing: the columns of {self.file} this modality is made of")
-        if not in_table and self.columns:
+        if (suffix in ARRAY_SUFFIXES or self.kind == "image") and self.columns:
             raise ValueError(f"{self.file} has no columns; remove `columns`")
-        if self.key is not None and suffix != ".npz":
-            raise ValueError(f"`key` names an array of an .npz file, and {self.file} is none; remove it")
+        if self.key is not None and suffix not in KEYED_SUFFIXES:
+            raise ValueError(
+                f"`key` names an array of one of {', '.join(KEYED_SUFFIXES)}, and {self.file} is none; remove it"
+            )
+        if self.size is not None and not (is_folder and self.kind == "image"):
+            raise ValueError(f"`size` is for folders of images, and {self.file} is none; remove it")
         if self.categorical and self.kind != "tabular":
             raise ValueError(f"`categorical` is for tabular modalities, this one is {self.kind}; remove it")
         if unknown := [name for name in self.categorical if name not in self.columns]:
@@ -155,7 +210,7 @@ class ModalitySource(Config):
 
 
 class SourceConfig(Config):
-    """A data set as its owner has it; file names are relative to the folder of the YAML file."""
+    """A data set as its owner has it; files are named relative to the folder of the YAML file, or by URL."""
 
     name: DatasetName
     task: TaskSource
@@ -167,6 +222,9 @@ class SourceConfig(Config):
     """With it the last rows are tested on, not random ones."""
     split: SplitSource = SplitSource()
     modalities: dict[ModalityName, ModalitySource]
+    quality: QualitySource = QualitySource()
+    compression: Literal["none", "lz4"] = "none"
+    """Of the stored arrays: none is the fastest to train from, lz4 smaller where the arrays repeat themselves."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import nn
 
-from training_core.data.loading import DeviceStream, OneBatch
 from training_core.data.preprocessing import Preprocessor
+from training_core.data.streams.batching import Batching
+from training_core.data.streams.choice import open_stream
+from training_core.data.streams.encoded import OneBatch
+from training_core.data.views import RowSource
 from training_core.engine.estimator_update import EstimatorUpdate
 from training_core.engine.gradient import GradientUpdate
 from training_core.engine.hooks import ProgressHook, Validation
@@ -16,7 +19,7 @@ from training_core.engine.training import TrainingConfig
 from training_core.errors import DataError
 from training_core.learners import LearnerConfig
 from training_core.objectives import Supervised
-from training_core.schema import DataSpec, Samples
+from training_core.schema import DataSpec
 from training_core.seeding import torch_seeded
 
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -29,8 +32,8 @@ _VALIDATION_ROWS = 256  # rows per forward pass when no gradients are kept
 
 def train_learner(
     config: LearnerConfig,
-    train: Samples,
-    validation: Samples | None,
+    train: RowSource,
+    validation: RowSource | None,
     spec: DataSpec,
     features: Mapping[str, tuple[int, ...]],
     training: TrainingConfig,
@@ -40,7 +43,8 @@ def train_learner(
 ) -> tuple[TrainedLearner, History]:
     """Train a learner on some modalities of a data set; the same arguments give the same bits.
 
-    The encoding is learned from the training rows alone. Rows that have none of the modalities are left out.
+    The encoding is learned from the training rows alone. Rows that have none of the modalities are left out. A net's
+    rows need not fit into memory; an estimator is given all of its own at once.
 
     Args:
         config: what to train.
@@ -75,57 +79,59 @@ def train_learner(
         modality_dropout = training.modality_dropout if config.meets_missing and len(spec.modalities) > 1 else 0.0
         settings = training.model_copy(update={"modality_dropout": modality_dropout})
         judged = None if validation is None else _rows_with_any(validation, spec, features)
-        encoded = None if judged is None else preprocessor.encode(judged)
-        net = model.to(device)
-        history = _fit_net(net, preprocessor.encode(rows), encoded, preprocessor.spec, settings, seed, hooks, name)
+        history = _fit_net(model.to(device), rows, judged, preprocessor, settings, seed, hooks, name)
     else:
-        history = fit(model, OneBatch(preprocessor.encode(rows)), EstimatorUpdate(), hooks, epochs=1, name=name)
+        everything = OneBatch(preprocessor.encode(rows.samples()))
+        history = fit(model, everything, EstimatorUpdate(), hooks, epochs=1, name=name)
     tolerates = tolerated_modalities(rows, modality_dropout)
     return TrainedLearner(config, preprocessor, model, features, tolerates, device), history
 
 
-def tolerated_modalities(rows: Samples, modality_dropout: float) -> frozenset[str]:
+def tolerated_modalities(rows: RowSource, modality_dropout: float) -> frozenset[str]:
     """Which modalities a learner can do without after it was trained on `rows`.
 
     All, when modalities were dropped at random in training. Else those whose absence it has met in earnest: in at
     least 10 of its rows and at least 2 % of them, repeats counted once. (Every learner can be told of an absence.)
     """
+    available = rows.available()
     if modality_dropout > 0:
-        return frozenset(rows.available)
-    _, distinct = np.unique(rows.ids.astype(str), return_index=True)
+        return frozenset(available)
+    _, distinct = np.unique(rows.ids().astype(str), return_index=True)
     enough = max(_MIN_ABSENT_ROWS, _MIN_ABSENT_SHARE * len(distinct))
-    return frozenset(name for name, mask in rows.available.items() if np.count_nonzero(~mask[distinct]) >= enough)
+    return frozenset(name for name, mask in available.items() if np.count_nonzero(~mask[distinct]) >= enough)
 
 
 def _fit_net(
     net: nn.Module,
-    train: Samples,
-    validation: Samples | None,
-    spec: DataSpec,
+    train: RowSource,
+    validation: RowSource | None,
+    preprocessor: Preprocessor,
     training: TrainingConfig,
     seed: int,
     hooks: list[Hook],
     name: str,
 ) -> History:
-    """Train `net`, which is on its device, on encoded rows; `spec` is the encoded one."""
-    device = next(net.parameters()).device
-    stream = DeviceStream(
-        train, spec, device, batch_size=training.batch_size, seed=seed, modality_dropout=training.modality_dropout
-    )
+    """Train `net`, which is on its device, on raw rows."""
+    device, task = next(net.parameters()).device, preprocessor.spec.task
+    batching = Batching(training.batch_size, seed, modality_dropout=training.modality_dropout)
+    stream = open_stream(train, preprocessor, batching, device)
     update = GradientUpdate(
-        Supervised(spec.task, label_smoothing=training.label_smoothing),
+        Supervised(task, label_smoothing=training.label_smoothing),
         training.optimizer_config(),
         clip_norm=training.clip_norm,
     )
     if validation is not None:
-        judged = DeviceStream(validation, spec, device, batch_size=_VALIDATION_ROWS, shuffle=False)
-        hooks = [Validation(Supervised(spec.task), judged, training.patience), *hooks]
+        judged = open_stream(validation, preprocessor, Batching(_VALIDATION_ROWS, shuffle=False), device)
+        hooks = [Validation(Supervised(task), judged, training.patience), *hooks]
     with torch_seeded(seed, "training"):  # dropout inside a net draws from torch's global generators
         return fit(net, stream, update, hooks, epochs=training.epochs, name=name)
 
 
-def _rows_with_any(samples: Samples, spec: DataSpec, features: Mapping[str, tuple[int, ...]]) -> Samples | None:
+def _rows_with_any(source: RowSource, spec: DataSpec, features: Mapping[str, tuple[int, ...]]) -> RowSource | None:
     """The modalities and columns of interest of those rows that have any of them; None when no row has."""
-    own = samples.select(spec.names, features)
-    rows = np.flatnonzero(own.availability().any(axis=1))
-    return own.take(rows) if len(rows) else None
+    available = source.available()
+    rows = np.flatnonzero(np.logical_or.reduce([available[name] for name in spec.names]))
+    if not len(rows):
+        return None
+    every = len(rows) == len(source)
+    return source.subset(rows=None if every else rows, modalities=spec.names, features=features)

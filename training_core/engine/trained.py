@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from training_core.config import canonical_json
-from training_core.data.loading import to_batch
 from training_core.data.preprocessing import Preprocessor
+from training_core.data.streams.encoded import to_batch
 from training_core.errors import ConfigError, StorageError
 from training_core.learners import Estimator, LearnerConfig
 from training_core.objectives import activate

@@ -187,3 +187,91 @@ def test_settings_out_of_bounds_are_refused_by_name(change):
     (key,) = change
     with pytest.raises(ConfigError, match=key):
         BagsConfig.parse(change, "bags")
+
+
+@pytest.mark.parametrize("sampling", ["subsample", "bootstrap"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("dates", [False, True])
+def test_with_times_whole_blocks_of_neighbours_are_left_out(sampling, grouped, dates):
+    order = np.random.default_rng(0).permutation(200)
+    times = np.datetime64("2026-01-01", "us") + order * np.timedelta64(1, "h") if dates else order.astype(float)
+    groups = np.asarray([f"g{when // 4}" for when in order], object) if grouped else None
+    bag = a_bag(sampling=sampling)
+    inside, outside = (draw(bag, ROWS, CLASSES, groups, times) for draw in (in_bag_rows, out_of_bag_rows))
+    assert set(inside) | set(outside) == set(ROWS)
+    assert not set(inside) & set(outside)
+    left_out = np.sort(order[outside - 100])
+    runs = np.split(left_out, np.flatnonzero(np.diff(left_out) > 1) + 1)
+    assert all(len(run) % (4 if grouped else 10) == 0 for run in runs)  # a twentieth of the rows, whole groups
+    if sampling == "subsample":
+        assert len(inside) == pytest.approx(160, abs=8)
+        assert len(runs) <= 4
+    if grouped:
+        assert groups is not None
+        assert not set(groups[inside - 100]) & set(groups[outside - 100])
+
+
+def test_neighbours_that_are_copies_do_not_flatter_a_learner_judged_by_time():
+    draws = np.random.default_rng(0)
+    level = np.cumsum(draws.normal(size=200))  # a random walk: neighbours are alike, far ones are not
+    times = np.arange(200.0)
+
+    def error_of_the_nearest(drawn: tuple) -> float:
+        inside, outside = in_bag_rows(*drawn) - 100, out_of_bag_rows(*drawn) - 100
+        nearest = inside[np.abs(inside[None] - outside[:, None]).argmin(axis=1)]
+        return float(np.abs(level[nearest] - level[outside]).mean())
+
+    by_row = np.mean([error_of_the_nearest((a_bag(row_seed=s), ROWS, None, None)) for s in range(10)])
+    in_time = np.mean([error_of_the_nearest((a_bag(row_seed=s), ROWS, None, None, times)) for s in range(10)])
+    assert in_time > 1.3 * by_row
+
+
+def test_few_rows_and_few_times_still_leave_some_out():
+    for times in (np.arange(6.0), np.asarray([0.0] * 199 + [1.0]), np.asarray([0.0] + [1.0] * 199)):
+        rows = np.arange(len(times))
+        drawn = (a_bag(), rows, None, None, times)
+        assert sorted([*in_bag_rows(*drawn), *out_of_bag_rows(*drawn)]) == list(rows)
+
+
+def test_without_a_second_time_rows_are_drawn_as_if_there_were_none():
+    drawn = (a_bag(), ROWS, CLASSES, None)
+    assert (in_bag_rows(*drawn, np.zeros(200)) == in_bag_rows(*drawn)).all()
+
+
+def test_what_bags_without_times_draw_has_not_changed():
+    groups = np.asarray([f"g{i // 7}" for i in range(200)], object)
+    assert in_bag_rows(a_bag(row_fraction=0.05), ROWS, CLASSES, None).tolist() == [
+        122,
+        130,
+        132,
+        152,
+        178,
+        191,
+        221,
+        242,
+        279,
+        282,
+    ]
+    assert in_bag_rows(a_bag(row_fraction=0.05), ROWS, CLASSES, groups).tolist() == [
+        177,
+        178,
+        179,
+        180,
+        181,
+        182,
+        183,
+        233,
+        234,
+        235,
+        236,
+        237,
+        238,
+        239,
+        289,
+        290,
+        291,
+        292,
+        293,
+        294,
+        295,
+    ]

@@ -80,7 +80,7 @@ def test_samples_survive_being_a_table():
     assert_same(samples, samples_from_frame(frame, SPEC))
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_samples_survive_being_a_file(tmp_path, suffix):
     samples = some_samples()
     frame = frame_from_samples(samples, SPEC)
@@ -88,6 +88,8 @@ def test_samples_survive_being_a_file(tmp_path, suffix):
     path = tmp_path / f"new{suffix}"
     if suffix == ".parquet":
         frame.to_parquet(path)
+    elif suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
     else:
         frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
     read = read_samples(path, SPEC)
@@ -153,7 +155,7 @@ def test_numbers_may_come_as_text_and_integers():
         ({"vec_0": [1.0], "vec_1": [1e300], "vec_2": [1.0]}, r"'vec' is infinite \(or beyond float32\) in row 0"),
         ({"vec_0": ["x"], "vec_1": ["1"], "vec_2": ["1"]}, r"column 'vec_0', row 0: 'x' is not a number"),
         ({"age": [np.inf]}, r"column 'age' is infinite"),
-        ({"age": ["old"]}, r"column 'age', row 0: 'old' is not a number"),
+        ({"age": ["old"]}, r"column 'age', row 0: 'old' is not a number; correct the cell or leave it empty"),
         ({"years": [3]}, r"none of the columns of this data; it has years, expected some of photo_0"),
         ({"age": []}, r"0 rows"),
     ],
@@ -195,7 +197,7 @@ def test_ids_are_row_numbers_where_there_are_none(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"predictions are made for \.csv, \.tsv, \.parquet, \.npz files"):
+    with pytest.raises(DataError, match=r"predictions are made for \.csv, \.tsv, \.jsonl, \.parquet, \.npz files"):
         read_samples(Path("new.xlsx"), SPEC)
     (tmp_path / "new.csv").write_text("years\n3\n")
     with pytest.raises(DataError, match=r"new\.csv: the input has none of the columns"):

@@ -129,7 +129,7 @@ def test_with_times_the_last_rows_are_tested_on(world):
 
 def test_the_version_depends_on_the_content_alone(world, tmp_path):
     first = world.prepare()
-    world.meta.astype({"age": float}).to_parquet(world.folder / "meta.parquet")  # another file, the same values
+    world.meta.astype({"age": int}).to_parquet(world.folder / "meta.parquet")  # another file, the same values
     for part in (world.source["task"]["target"], *world.source["modalities"].values()):
         part["file"] = part["file"].replace("meta.csv", "meta.parquet")
     assert world.prepare().fingerprint == first.fingerprint

@@ -1,10 +1,13 @@
 import json
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from training_core.data.preprocessing import Preprocessor
+from training_core.data.views import HeldSamples
 from training_core.errors import ConfigError, DataError
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, Samples, TaskSpec
 
@@ -145,6 +148,69 @@ def test_blocks_do_not_change_the_answer(monkeypatch):
         assert (whole.encode(samples).inputs[name] == encoded.inputs[name]).all()
 
 
+class CutElsewhere(HeldSamples):
+    """Rows that arrive in blocks of other sizes than asked for, empty ones among them."""
+
+    def __init__(self, samples: Samples, sizes: tuple[int, ...]) -> None:
+        super().__init__(samples, SPEC)
+        self.sizes, self.passes = sizes, 0
+
+    def blocks(self, num_rows: int) -> Iterator[Samples]:
+        self.passes += 1
+        start = 0
+        for turn in range(10 * len(self)):
+            stop = start + self.sizes[turn % len(self.sizes)]
+            yield self.samples(np.arange(start, min(stop, len(self))))
+            start = stop
+            if start >= len(self):
+                return
+
+
+@pytest.mark.parametrize("sizes", [(1,), (7,), (0, 13), (40,)])
+@pytest.mark.parametrize("text", ["strings", "tokens"])
+def test_rows_in_blocks_give_what_rows_in_memory_give(sizes, text):
+    samples = some_samples()
+    whole = Preprocessor.fit(samples, SPEC, text)
+    source = CutElsewhere(samples, sizes)
+    parts = Preprocessor.fit(source, SPEC, text)
+    assert source.passes == 2
+    assert parts.spec == whole.spec
+    for name, state in whole.states.items():
+        assert parts.states[name].mean == pytest.approx(state.mean, rel=1e-12)
+        assert parts.states[name].scale == pytest.approx(state.scale, rel=1e-12)
+        assert parts.states[name].indicators == state.indicators
+        assert parts.states[name].seen == state.seen
+    assert (parts.target_mean, parts.target_std) == (whole.target_mean, whole.target_std)
+    assert Preprocessor.fit(HeldSamples(samples, SPEC), SPEC, text) == whole  # bit for bit: the same blocks
+
+
+def test_the_moments_are_the_textbook_ones():
+    samples = some_samples()
+    states = Preprocessor.fit(samples, SPEC).states
+    for name, axes in (("vec", (0,)), ("photo", (0, 2, 3)), ("clicks", (0, 1))):
+        values = samples.inputs[name][samples.available[name]].astype(np.float64)
+        assert states[name].mean == pytest.approx(values.mean(axis=axes), rel=1e-12)
+        assert states[name].scale == pytest.approx(1 / values.std(axis=axes), rel=1e-12)
+    table = samples.inputs["meta"][samples.available["meta"]][:, [0, 2]]
+    assert states["meta"].mean == pytest.approx(np.nanmean(table, axis=0), rel=1e-12)
+    assert states["meta"].scale == pytest.approx(1 / np.nanstd(table, axis=0), rel=1e-12)
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(monkeypatch):
+    monkeypatch.setattr("training_core.data.preprocessing._BLOCK_NUMBERS", 1 << 14)
+    spec = DataSpec(modalities=(SPEC["photo"], SPEC["vec"]), task=TaskSpec.classification("ab"))
+
+    def peak(num_rows: int) -> int:
+        held = HeldSamples(replace(some_samples(num_rows), target=np.arange(num_rows) % 2), spec)
+        tracemalloc.start()
+        Preprocessor.fit(held, spec)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(40_000) < 1.2 * peak(4_000)
+
+
 def test_text_is_kept_as_strings_or_hashed_to_tokens():
     samples = some_samples()
     strings = Preprocessor.fit(samples, SPEC, text="strings")
@@ -221,6 +287,24 @@ def test_only_training_rows_are_learned_from():
     assert Preprocessor.fit(replace(samples, inputs=scaled).take(half), SPEC) == Preprocessor.fit(
         samples.take(half), SPEC
     )
+
+
+@pytest.mark.parametrize("text", ["strings", "tokens"])
+def test_what_stands_in_the_held_out_rows_changes_nothing(text):
+    samples, train = some_samples(), np.arange(0, 40, 2)
+    before = Preprocessor.fit(HeldSamples(samples, SPEC).subset(train), SPEC, text)
+    held_out = np.arange(1, 40, 2)
+    other = {name: values.copy() for name, values in samples.inputs.items()}
+    for name in ("photo", "vec", "clicks"):
+        other[name][held_out] = 1e30
+    other["meta"][held_out] = [np.nan, 1.0, np.nan, np.nan]  # an absent age, an unseen city
+    other["review"][held_out] = "very " * 100 + "long"
+    target = np.array(samples.target)
+    target[held_out] = -1e9
+    changed = replace(samples, inputs=other, target=target)
+    masks = {name: np.where(np.arange(40) % 2 == 0, samples.available[name], True) for name in SPEC.names}
+    changed = replace(changed, available=masks)
+    assert Preprocessor.fit(HeldSamples(changed, SPEC).subset(train), SPEC, text) == before
 
 
 def test_wrong_samples_are_refused_saying_what_was_expected():

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from training_core.data.source import load_source
+from training_core.data.source import load_source, suffix_of
 from training_core.errors import ConfigError
 
 FULL = """\
@@ -56,6 +56,67 @@ def test_windows_line_ends_and_unicode_names_are_read(tmp_path):
     assert config.modalities["meta"].columns == ("Größe", "市")
 
 
+def test_what_is_done_about_quality_is_said_in_the_source(tmp_path):
+    text = FULL + "quality: {strict: true, quarantine: true, accept: [outliers:meta.age]}\ncompression: lz4\n"
+    config, _ = load_source(written(tmp_path, text))
+    assert config.quality.strict
+    assert config.quality.quarantine
+    assert config.quality.accept == ("outliers:meta.age",)
+    assert config.compression == "lz4"
+    plain, _ = load_source(written(tmp_path, FULL))
+    assert (plain.quality.strict, plain.quality.quarantine, plain.quality.accept) == (False, False, ())
+    assert plain.compression == "none"
+
+
+def test_all_rows_may_be_for_training(tmp_path):
+    text = FULL.replace("split: {file: meta.csv, column: split}", "split: {test: 0}")
+    assert load_source(written(tmp_path, text))[0].split.test == 0
+
+
+def test_files_may_be_folders_and_urls(tmp_path):
+    text = FULL.replace("photos.npy", "./photos//2024/, size: [32, 24]").replace(
+        "clicks.npz, key: x", "s3://b//clicks.zarr"
+    )
+    text = text.replace("meta.parquet", "'https://host/data.v2/meta.parquet?version=1.5'").replace(
+        "vec.npz", "sub/../vec.mat"
+    )
+    config, _ = load_source(written(tmp_path, text))
+    assert {name: modality.file for name, modality in config.modalities.items()} == {
+        "photo": "photos/2024",
+        "review": "meta.csv",
+        "clicks": "s3://b//clicks.zarr",
+        "vec": "vec.mat",
+        "meta": "https://host/data.v2/meta.parquet?version=1.5",
+    }
+    assert config.modalities["photo"].size == (32, 24)
+
+
+@pytest.mark.parametrize(
+    ("file", "suffix"),
+    [
+        ("a.CSV", ".csv"),
+        ("photos", ""),
+        ("photos-1.5/", ""),
+        ("photos-1.5", ".5"),
+        ("data.parquet/", ".parquet"),
+        ("s3://bucket.name", ""),
+        ("s3://bucket/x.zarr/", ".zarr"),
+        ("https://host.org/a.csv?x=b.npy#c.d", ".csv"),
+        ("simplecache::s3://bucket/a.npz", ".npz"),
+        ("zip://a.csv::/home/x.zip", ".csv"),
+    ],
+)
+def test_a_file_is_what_its_ending_says(file, suffix):
+    assert suffix_of(file) == suffix
+
+
+def test_a_folder_with_a_dot_in_its_name_is_one_when_it_ends_in_a_slash(tmp_path):
+    for given, kept in {"./photos-1.5/": "photos-1.5/", "photos/": "photos", "x.parquet/": "x.parquet"}.items():
+        kind = "kind: tabular, columns: [a]" if "parquet" in given else "kind: image"
+        text = FULL.replace("kind: image,    file: photos.npy", f"{kind}, file: {given}")
+        assert load_source(written(tmp_path, text))[0].modalities["photo"].file == kept
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -65,11 +126,33 @@ def test_windows_line_ends_and_unicode_names_are_read(tmp_path):
         ("name: shoes", "name: 7", "'name' is 7"),
         ("name: shoes\n", "", "'name' is missing"),
         ("kind: image,", "kind: picture,", r"modalities.photo: 'kind' is 'picture'"),
-        ("kind: image,", "kind: image, size: 8,", r"modalities.photo: unknown key 'size'; known keys here: kind, file"),
+        (
+            "kind: image,",
+            "kind: image, shape: 8,",
+            r"modalities.photo: unknown key 'shape'; known keys here: kind, file",
+        ),
+        ("kind: image,", "kind: image, size: [8, 8],", "`size` is for folders of images, and photos.npy is none"),
+        ("file: photos.npy", "file: photos, size: [8, 0]", r"'size.1' is 0"),
+        ("file: photos.npy", "file: photos, size: 8", r"'size' is 8"),
         ("photos.npy", "photos.png", r"'file' is 'photos.png': files ending in '.png' cannot be read; use one of .csv"),
-        ("photos.npy", "photos.h5", r"files ending in '.h5' cannot be read; use one of .csv, .tsv, .parquet, .npy"),
+        (
+            "photos.npy",
+            "photos.tar.gz",
+            r"files ending in '.gz' cannot be read; use one of .csv, .tsv, .jsonl, .parquet",
+        ),
+        ("photos.npy", "'s3://bucket/photos.bin?x=.npy'", r"files ending in '.bin' cannot be read"),
+        ("photos.npy", "https://me:secret@host/photos.npy", "a password does not belong here"),
+        ("file: photos.npy", "file: ''", "a file needs a name"),
+        (
+            "file: clicks.npz, key: x",
+            "file: clicks",
+            "a folder holds images or parquet files; give a sequence in one of",
+        ),
+        ("file: photos.npy", "file: photos, columns: [a]", "photos has no columns"),
+        ("file: photos.npy", "file: photos, key: x", "`key` names an array of one of .npz, .h5"),
+        ("file: vec.npz, key: emb", "file: vec", "`columns` is missing: the columns of vec"),
         ("file: photos.npy", "file: photos.csv", "image is an array"),
-        ("file: photos.npy", "file: photos.npy, key: x", "`key` names an array of an .npz file"),
+        ("file: photos.npy", "file: photos.npy, key: x", "`key` names an array of one of .npz, .h5"),
         ("file: photos.npy", "file: photos.npy, columns: [a]", "photos.npy has no columns"),
         ("file: meta.csv, columns: [title, body]", "file: text.npy", "text is read from columns"),
         (", columns: [title, body]", "", "`columns` is missing"),
@@ -86,7 +169,15 @@ def test_windows_line_ends_and_unicode_names_are_read(tmp_path):
         ("split: {file: meta.csv, column: split}", "split: {file: meta.csv}", "needs both `file` and `column`"),
         ("column: split}", "column: split, test: 0.2}", "so test would have no effect"),
         ("split: {file: meta.csv, column: split}", "split: {test: 0.6, validation: 0.5}", "below 1"),
-        ("split: {file: meta.csv, column: split}", "split: {test: 0}", "'split.test' is 0"),
+        ("split: {file: meta.csv, column: split}", "split: {test: 1}", "'split.test' is 1"),
+        ("split: {file: meta.csv, column: split}", "split: {embargo: soon}", "'soon' is no duration"),
+        ("column: split}", "column: split, embargo: 7d}", "so embargo would have no effect"),
+        ("name: shoes", "name: shoes\ncompression: zip", "'compression' is 'zip'"),
+        (
+            "name: shoes",
+            "name: shoes\nquality: {strikt: true}",
+            "unknown key 'quality.strikt'; known keys here: strict",
+        ),
         ("split: {file: meta.csv, column: split}", "split: {train: 0.5}", "unknown key 'split.train'"),
         ("modalities:", "modalities: {}\nother:", "unknown key 'other'|`modalities` is empty"),
         (FULL, "- a list", "holds list, expected keys and values"),

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from training_core.data.preprocessing import Preprocessor
+from training_core.data.views import HeldSamples
 from training_core.engine.loop import History
-from training_core.engine.train import tolerated_modalities, train_learner
+from training_core.engine.train import OnEpoch, tolerated_modalities, train_learner
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.errors import DataError, DivergenceError, StorageError
@@ -54,6 +55,21 @@ def world(task: TaskSpec = TASKS[0], num_rows: int = 80, missing: float = 0.0) -
     return spec, Samples(inputs, available, ids, targets[task.kind])
 
 
+def train_on(
+    config: LearnerConfig,
+    train: Samples,
+    validation: Samples | None,
+    spec: DataSpec,
+    features: dict[str, tuple[int, ...]],
+    training: TrainingConfig,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[TrainedLearner, History]:
+    """Train on samples in memory."""
+    judged = None if validation is None else HeldSamples(validation, spec)
+    return train_learner(config, HeldSamples(train, spec), judged, spec, features, training, seed, on_epoch)
+
+
 def modalities_for(config: LearnerConfig, spec: DataSpec) -> list[str]:
     """As many modalities as the learner takes."""
     fitting = [modality.name for modality in spec.modalities if modality.kind in config.modality_kinds]
@@ -66,7 +82,7 @@ def trained(
     spec, samples = world(task, missing=missing)
     own = spec.select(modalities_for(config, spec))
     train, validation = samples.take(np.arange(60)), samples.take(np.arange(60, 80))
-    learner, history = train_learner(config, train, validation, own, {}, QUICK, seed)
+    learner, history = train_on(config, train, validation, own, {}, QUICK, seed)
     return learner, history, samples
 
 
@@ -118,7 +134,7 @@ def test_a_net_learns_an_easy_world_in_every_pattern(config: LearnerConfig) -> N
     train, validation, test = (samples.take(np.arange(*rows)) for rows in ((0, 160), (160, 200), (200, 240)))
     training = TrainingConfig(epochs=30, patience=30)
     own = spec.select(["vec", "table", "note"])
-    learner, history = train_learner(config, train, validation, own, {}, training, seed=0)
+    learner, history = train_on(config, train, validation, own, {}, training, seed=0)
     for absent in ([], ["vec"], ["table", "note"]):
         right = learner.predict(test.without(absent)).argmax(axis=1) == test.target
         assert right.mean() > 0.9, f"without {absent}"
@@ -131,7 +147,7 @@ def test_a_net_learns_an_easy_world_in_every_pattern(config: LearnerConfig) -> N
 def test_regression_values_come_back_in_their_own_units(config: LearnerConfig) -> None:
     spec, samples = world(TASKS[2])
     training = TrainingConfig(epochs=40)
-    learner, _ = train_learner(config, samples, None, spec.select(["vec", "table"]), {}, training, seed=0)
+    learner, _ = train_on(config, samples, None, spec.select(["vec", "table"]), {}, training, seed=0)
     assert samples.target is not None
     errors = learner.predict(samples) - samples.target
     assert np.sqrt(np.square(errors).mean()) < 4.0 < samples.target.std()
@@ -139,7 +155,7 @@ def test_regression_values_come_back_in_their_own_units(config: LearnerConfig) -
 
 def test_without_validation_a_net_trains_for_all_epochs_and_keeps_the_last_weights() -> None:
     spec, samples = world()
-    _, history = train_learner(TabularMLPConfig(), samples, None, spec.select(["vec"]), {}, QUICK, seed=0)
+    _, history = train_on(TabularMLPConfig(), samples, None, spec.select(["vec"]), {}, QUICK, seed=0)
     assert len(history.epochs) == 4
     assert history.best_epoch is None
     assert history.curve("validation/loss") == []
@@ -149,18 +165,18 @@ def test_progress_is_told_with_validation_and_once_for_an_estimator() -> None:
     spec, samples = world()
     own = spec.select(["vec"])
     told: list[tuple[int, dict[str, float]]] = []
-    train_learner(TabularMLPConfig(), samples, samples, own, {}, QUICK, 0, lambda *call: told.append(call))
+    train_on(TabularMLPConfig(), samples, samples, own, {}, QUICK, 0, lambda *call: told.append(call))
     assert [epoch for epoch, _ in told] == [1, 2, 3, 4]
     assert all("validation/loss" in metrics for _, metrics in told)
     told.clear()
-    train_learner(LinearConfig(), samples, samples, own, {}, QUICK, 0, lambda *call: told.append(call))
+    train_on(LinearConfig(), samples, samples, own, {}, QUICK, 0, lambda *call: told.append(call))
     assert told == [(1, {})]
 
 
 def test_only_the_chosen_columns_are_looked_at(tmp_path: Path) -> None:
     spec, samples = world()
     features = {"vec": (0, 2), "elsewhere": (1,)}
-    learner, _ = train_learner(TabularMLPConfig(), samples, None, spec.select(["vec"]), features, QUICK, seed=0)
+    learner, _ = train_on(TabularMLPConfig(), samples, None, spec.select(["vec"]), features, QUICK, seed=0)
     assert learner.input_spec["vec"].shape == (2,)
     learner.save(tmp_path)
     scrambled = samples.inputs["vec"].copy()
@@ -173,7 +189,7 @@ def test_the_encoding_is_learned_from_the_training_rows_only() -> None:
     spec, samples = world()
     train = samples.take(np.arange(60))
     own = spec.select(["vec", "table"])
-    learner, _ = train_learner(LinearConfig(), train, samples.take(np.arange(60, 80)), own, {}, QUICK, seed=0)
+    learner, _ = train_on(LinearConfig(), train, samples.take(np.arange(60, 80)), own, {}, QUICK, seed=0)
     assert learner.preprocessor == Preprocessor.fit(train, own, "strings")
 
 
@@ -183,9 +199,9 @@ def test_rows_without_any_of_the_modalities_are_left_out_of_training(config: Lea
     own = spec.select(["vec"])
     present = np.arange(80) < 60
     partly = dataclasses.replace(samples, available={**samples.available, "vec": present})
-    with_blanks, _ = train_learner(config, partly, partly, own, {}, QUICK, seed=0)
+    with_blanks, _ = train_on(config, partly, partly, own, {}, QUICK, seed=0)
     kept = partly.take(np.flatnonzero(present))
-    without, _ = train_learner(config, kept, kept, own, {}, QUICK, seed=0)
+    without, _ = train_on(config, kept, kept, own, {}, QUICK, seed=0)
     assert np.array_equal(with_blanks.predict(samples), without.predict(samples))
 
 
@@ -193,13 +209,13 @@ def test_no_row_with_any_of_the_modalities_is_an_error_that_names_them() -> None
     spec, samples = world()
     with pytest.raises(DataError, match=r"linear on vec\+table: none of its 80 training rows has any"):
         own = spec.select(["vec", "table"])
-        train_learner(LinearConfig(), samples.without(["vec", "table"]), None, own, {}, QUICK, seed=0)
+        train_on(LinearConfig(), samples.without(["vec", "table"]), None, own, {}, QUICK, seed=0)
 
 
 def test_validation_rows_without_any_of_the_modalities_do_not_judge() -> None:
     spec, samples = world()
     blank = samples.without(["vec"])
-    _, history = train_learner(TabularMLPConfig(), samples, blank, spec.select(["vec"]), {}, QUICK, seed=0)
+    _, history = train_on(TabularMLPConfig(), samples, blank, spec.select(["vec"]), {}, QUICK, seed=0)
     assert history.best_epoch is None
 
 
@@ -207,16 +223,16 @@ def test_a_net_that_diverges_says_who_and_when() -> None:
     spec, samples = world(TASKS[2])
     wild = TrainingConfig(epochs=3, lr=1e30, clip_norm=0.0)
     with pytest.raises(DivergenceError, match=r"^tabular_mlp on vec: .* epoch 1.*lower `training.lr`"):
-        train_learner(TabularMLPConfig(), samples, samples, spec.select(["vec"]), {}, wild, seed=0)
+        train_on(TabularMLPConfig(), samples, samples, spec.select(["vec"]), {}, wild, seed=0)
 
 
 def test_nets_with_modality_dropout_do_without_any_modality_when_they_have_several() -> None:
     spec, samples = world()
     both, one = spec.select(["vec", "table"]), spec.select(["vec"])
     still = QUICK.model_copy(update={"modality_dropout": 0.0})
-    assert train_learner(FusionNetConfig(), samples, None, both, {}, QUICK, 0)[0].tolerates == {"vec", "table"}
-    assert train_learner(FusionNetConfig(), samples, None, one, {}, QUICK, 0)[0].tolerates == frozenset()
-    assert train_learner(FusionNetConfig(), samples, None, both, {}, still, 0)[0].tolerates == frozenset()
+    assert train_on(FusionNetConfig(), samples, None, both, {}, QUICK, 0)[0].tolerates == {"vec", "table"}
+    assert train_on(FusionNetConfig(), samples, None, one, {}, QUICK, 0)[0].tolerates == frozenset()
+    assert train_on(FusionNetConfig(), samples, None, both, {}, still, 0)[0].tolerates == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -226,10 +242,12 @@ def test_absences_met_often_enough_in_training_are_tolerated(num_rows: int, num_
     spec, samples = world(num_rows=num_rows)
     absent = np.arange(num_rows) < num_absent
     rows = dataclasses.replace(samples, available={**samples.available, "vec": ~absent})
-    assert tolerated_modalities(rows, 0.0) == ({"vec"} if tolerated else frozenset())
+    assert tolerated_modalities(HeldSamples(rows, spec), 0.0) == ({"vec"} if tolerated else frozenset())
     repeated = rows.take(np.concatenate([np.arange(num_rows), np.repeat(0, 50)]))
-    assert tolerated_modalities(repeated, 0.0) == tolerated_modalities(rows, 0.0), "a repeat is no new absence"
-    assert tolerated_modalities(rows, 0.3) == set(spec.names)
+    assert tolerated_modalities(HeldSamples(repeated, spec), 0.0) == tolerated_modalities(
+        HeldSamples(rows, spec), 0.0
+    ), "a repeat is no new absence"
+    assert tolerated_modalities(HeldSamples(rows, spec), 0.3) == set(spec.names)
 
 
 def test_an_estimator_answers_rows_that_lack_what_it_learned_to_lack() -> None:

@@ -13,10 +13,17 @@ import pytest
 
 from training_core.artifacts import (
     exclusive,
+    find_unfinished,
+    finish_directory,
+    hold_shared,
     is_published,
+    missing_files,
     open_published,
     publish_directory,
+    remove_directory,
     sweep_unfinished,
+    unfinished_directory,
+    unshared,
     verify_published,
     write_text_atomically,
 )
@@ -169,3 +176,67 @@ def test_a_lock_keeps_the_second_process_out_and_falls_with_its_holder(tmp_path:
     child.wait()
     waiter.join(timeout=10)
     assert waited, "the lock outlived the process that held it"
+
+
+def test_a_leftover_is_not_taken_for_that_of_a_new_process_with_the_same_id(tmp_path: Path) -> None:
+    (tmp_path / f".unfinished-version-{os.getpid()}.1-0a1b2c3d").mkdir()
+    (tmp_path / f".unfinished-latest-{os.getpid()}.1-0a1b2c3d").write_text("half")
+    (tmp_path / ".unfinished-odd").write_text("")
+    with unfinished_directory(tmp_path, "mine") as mine:
+        assert sweep_unfinished(tmp_path) == 3
+        assert list(tmp_path.iterdir()) == [mine]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_whose_process_id_means_nothing_here_is_known_by_its_lock(tmp_path: Path) -> None:
+    with unfinished_directory(tmp_path, "mine") as mine:
+        elsewhere = mine.rename(tmp_path / ".unfinished-mine-4000000.1-0a1b2c3d")  # as from another container
+        assert find_unfinished(tmp_path) == []
+    assert find_unfinished(tmp_path) == [elsewhere]
+
+
+def test_a_published_directory_that_lacks_a_file_is_replaced(tmp_path: Path) -> None:
+    final = published(tmp_path)
+    (final / "nested" / "file.txt").unlink()
+    assert missing_files(final) == ["nested/file.txt"]
+    verify_published(open_published(published(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["version"]
+
+
+def test_known_checksums_are_not_computed_again(tmp_path: Path) -> None:
+    with unfinished_directory(tmp_path, "version") as folder:
+        (folder / "file").write_text("hello")
+        assert finish_directory(folder, tmp_path / "version", {"file": "known"})
+    assert '"file":"known"' in (tmp_path / "version" / "checksums.json").read_text()
+
+
+def test_a_file_that_is_held_is_known_to_be_in_use(tmp_path: Path) -> None:
+    final = published(tmp_path)
+    file = final / "nested" / "file.txt"
+    handles = [hold_shared(file), hold_shared(file)]
+    for handle in handles:
+        with unshared(file) as is_free:
+            assert not is_free
+        assert handle is not None
+        os.close(handle)
+    with unshared(file) as is_free:
+        assert is_free
+        remove_directory(final)
+    assert hold_shared(file) is None
+    with unshared(file) as is_free:
+        assert not is_free
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_survives_in_a_forked_process(tmp_path: Path) -> None:
+    file = published(tmp_path) / "nested" / "file.txt"
+    handle = hold_shared(file)
+    assert handle is not None
+    child = subprocess.Popen(["sleep", "60"], pass_fds=[handle])
+    os.close(handle)
+    with unshared(file) as is_free:
+        assert not is_free
+    child.kill()
+    child.wait()
+    with unshared(file) as is_free:
+        assert is_free

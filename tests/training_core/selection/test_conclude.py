@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training_core.artifacts import publish_directory
+from training_core.data.views import HeldSamples
 from training_core.engine.train import train_learner
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
@@ -54,7 +55,7 @@ def candidates(folder, data, positions, task=CLASSES, num_bags=6):
         inside = np.random.default_rng(bag).random(len(data)) < 0.7
         learner, _ = train_learner(
             LinearConfig(strength=1.0),
-            data.take(np.flatnonzero(inside)),
+            HeldSamples(data.take(np.flatnonzero(inside)), spec(task)),
             None,
             spec(task).select(own),
             {},
@@ -192,7 +193,13 @@ def test_a_net_and_a_linear_learner_make_an_ensemble_that_survives_a_missing_mod
     chosen = []
     for name, config in (("net", TabularMLPConfig(width=32)), ("line", LinearConfig())):
         learner, _ = train_learner(
-            config, data.take(inside), None, spec().select(own), {}, TrainingConfig(epochs=15, lr=3e-3), seed=0
+            config,
+            HeldSamples(data.take(inside), spec()),
+            None,
+            spec().select(own),
+            {},
+            TrainingConfig(epochs=15, lr=3e-3),
+            seed=0,
         )
         place = tmp_path / name
         place.mkdir()

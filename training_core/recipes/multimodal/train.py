@@ -35,8 +35,8 @@ def train_member(
         fit_rows, validation_rows = _split_off(rows, dataset, config.training.validation_fraction, seed)
     return train_learner(
         config.learner,
-        train=dataset.samples(fit_rows).select(modalities),
-        validation=dataset.samples(validation_rows).select(modalities) if len(validation_rows) else None,
+        train=dataset.subset(fit_rows, modalities),
+        validation=dataset.subset(validation_rows, modalities) if len(validation_rows) else None,
         spec=dataset.spec.select(modalities),
         features=features,
         training=config.training,
@@ -58,6 +58,6 @@ def _split_off(rows: np.ndarray, dataset: Dataset, fraction: float, seed: int) -
         seed=derive_seed(seed, "validation"),
         row_seed=derive_seed(seed, "validation"),
     )
-    fit = in_bag_rows(kept, distinct, dataset.target(distinct), dataset.groups(distinct))
+    fit = in_bag_rows(kept, distinct, dataset.target(distinct), dataset.groups(distinct), dataset.times(distinct))
     inside = np.isin(rows, fit)
     return rows[inside], np.setdiff1d(distinct, fit)

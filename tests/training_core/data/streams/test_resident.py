@@ -1,10 +1,13 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from training_core.data.loading import DeviceStream, OneBatch, drop_modalities, to_batch
+from training_core.data.streams.batching import Batching, drop_modalities
+from training_core.data.streams.encoded import OneBatch, to_batch
+from training_core.data.streams.resident import DeviceStream
 from training_core.errors import DataError
 from training_core.schema import Batch, DataSpec, ModalitySpec, Samples, TaskSpec
 
@@ -30,8 +33,8 @@ def samples(num_rows: int) -> Samples:
     )
 
 
-def stream(num_rows: int = 10, batch_size: int = 4, **options: object) -> DeviceStream:
-    return DeviceStream(samples(num_rows), SPEC, "cpu", batch_size=batch_size, **options)  # pyright: ignore[reportArgumentType]
+def stream(num_rows: int = 10, batch_size: int = 4, weight: np.ndarray | None = None, **options: Any) -> DeviceStream:
+    return DeviceStream(to_batch(samples(num_rows), SPEC, weight=weight), Batching(batch_size, **options))
 
 
 def rows_of(batch: Batch) -> list[int]:
@@ -151,9 +154,60 @@ def test_one_batch_hands_out_all_samples_once() -> None:
     assert list(OneBatch(data)) == [data]
 
 
+def test_a_batch_is_overwritten_by_the_next_and_a_clone_is_not() -> None:
+    batches = iter(stream(12, batch_size=4, weight=np.arange(12.0)))
+    first = next(batches)
+    kept, place = first.clone(), first.inputs["vec"].data_ptr()
+    rows = rows_of(first)
+    second = next(batches)
+    assert second.inputs["vec"].data_ptr() == place
+    assert rows_of(kept) == rows != rows_of(second)
+    assert kept.weight is not None
+    assert kept.weight.tolist() == [float(row) for row in rows]
+    assert kept.inputs["vec"].data_ptr() != place
+
+
+def test_nothing_of_the_size_of_a_batch_is_allocated_after_the_first() -> None:
+    rows = torch.arange(64.0)[:, None].expand(64, 1000).contiguous()
+    one = DeviceStream(Batch({"vec": rows}, torch.ones(64, 1, dtype=torch.bool)), Batching(16, drop_last=True))
+    next(iter(one))
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in one:
+            pass
+    assert max((event.self_cpu_memory_usage for event in profile.key_averages()), default=0) < 16 * 1000 * 4
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_ranks_take_turns_in_the_order_of_the_whole(drop_last: bool) -> None:
+    whole = [row for batch in stream(11, seed=2) for row in rows_of(batch)]
+    shares = []
+    for rank in range(3):
+        one = stream(11, batch_size=2, seed=2, rank=rank, world_size=3, drop_last=drop_last)
+        shares.append([row for batch in one for row in rows_of(batch)])
+    if drop_last:
+        assert shares == [whole[:9][rank::3][:2] for rank in range(3)]
+    else:
+        assert shares == [(whole + whole[:1])[rank::3] for rank in range(3)]
+
+
+def test_when_the_last_batch_was_taken_the_next_iteration_is_the_next_epoch() -> None:
+    exhausted, taken = stream(12, seed=1), stream(12, seed=1)
+    list(exhausted)
+    batches = iter(taken)
+    for _ in range(3):
+        next(batches)
+    assert taken.state_dict() == exhausted.state_dict() == {"seed": 1, "epoch": 1, "position": 0}
+    assert [rows_of(batch) for batch in taken] == [rows_of(batch) for batch in exhausted]
+
+
+def test_it_says_where_its_rows_are() -> None:
+    assert stream(10).describe() == "10 encoded rows in memory (cpu), exactly shuffled"
+    assert stream(10, shuffle=False).describe().endswith("in order")
+
+
 def masks_of(source: DeviceStream) -> torch.Tensor:
     """What each row shows in the next epoch, in the order of the rows."""
-    batches = list(source)
+    batches = [batch.clone() for batch in source]
     rows = torch.cat([batch.rows for batch in batches if batch.rows is not None])
     return torch.cat([batch.available for batch in batches])[rows.argsort()]
 

@@ -1,0 +1,68 @@
+"""What all commands have in common: options, output for people and programs, and errors as users meet them."""
+
+import json
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from training_core.errors import PolychoirError, UserError
+
+Store = Annotated[
+    Path, typer.Option("--store", help="Folder for datasets, learners, models and tracking.", show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else on stderr.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=20. Repeatable."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show library logs, and tracebacks of errors.")]
+
+DEFAULT_STORE = Path(".polychoir")
+
+
+@contextmanager
+def errors_shown(as_json: bool, verbose: bool) -> Iterator[None]:
+    """Errors as users meet them: one line and exit code 2 for what they can mend, 1 for the rest."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    try:
+        yield
+    except PolychoirError as error:
+        _fail(str(error), 2 if isinstance(error, UserError) else 1, as_json, verbose)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on where it stopped", 130, as_json, verbose=False)
+    except BrokenPipeError:
+        raise typer.Exit(0) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        _fail(f"this is a bug in Polychoir: {type(error).__name__}: {error}", 1, as_json, verbose=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value))
+
+
+def screen(stderr: bool = False) -> Console:
+    """A console; wide enough for the tables when it is no terminal, whose width nobody knows."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120
+    return console
+
+
+def _fail(message: str, code: int, as_json: bool, verbose: bool) -> None:
+    if verbose:
+        traceback.print_exc()
+    if as_json:
+        print_json({"error": message})
+    screen(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    raise typer.Exit(code)
