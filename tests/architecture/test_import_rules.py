@@ -41,7 +41,7 @@ def test_the_source_keeps_every_import_rule(copy_of_the_source: Path) -> None:
         ("training_core/jobs.py", "import prefect", "The core knows no orchestrator"),
         ("training_core/engine/loop.py", "import pandas", "bare GPU machine"),
         ("training_core/jobs.py", "import mlflow", "One door for MLflow"),
-        ("tasks/progress.py", "import zarr", "One door for Zarr"),
+        ("tasks/progress.py", "import zarr", "One door for files of data"),
         ("training_core/utils.py", "import json", "Floors of the core"),
     ],
 )

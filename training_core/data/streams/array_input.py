@@ -26,7 +26,7 @@ _KEPT_RAW = {
     np.dtype(np.int16): torch.int16,
     np.dtype(np.float16): torch.float16,
 }
-_PIECE_BYTES = 2 << 20  # read, then encoded while it is still in the processor's cache
+_PIECE_BYTES = 1 << 20  # read, then encoded while it is still in the processor's cache
 _ONE_STEP = 8.0
 """x · scale - mean · scale loses what x and the mean have in common. Up to a mean of 8 standard deviations that is less
 than 1e-6 of a deviation in float32; beyond, the mean is taken off first."""
@@ -38,7 +38,6 @@ class ArrayInput:
     Attributes:
         name: of the modality.
         chunk_rows: rows that are best read together; the most of all parts.
-        singly: whether fewer can be read without reading the rest.
         row_bytes: bytes of a row in the ring.
     """
 
@@ -79,7 +78,6 @@ class ArrayInput:
                 )
         filled = [reader for reader in self._readers if reader.shape[0]] or self._readers
         self.chunk_rows = max(reader.chunk_rows for reader in filled)
-        self.singly = all(reader.singly for reader in filled)
         types = {reader.dtype for reader in filled}
         self._type = _KEPT_RAW.get(types.pop(), torch.float32) if len(types) == 1 else torch.float32
         self._shape = modality.shape

@@ -29,7 +29,6 @@ _THREADS = 2  # enough to read while others decode; more only take the cores of 
 _PIECES = 4  # reading tasks per window and thread
 _SIDE_BYTES = 64 << 20  # tables and texts that take more are put into files
 _MIN_BLOCKS = 16  # blocks in a window, at least, before blocks are made smaller than chunks
-_READ_BYTES = 512 << 10  # what is worth a read of its own where rows can be read singly
 
 Ring = dict[str, Tensor]
 
@@ -71,8 +70,7 @@ class ChunkStream(EpochStream):
             weight: weight of each row, float [N].
             ring_bytes: memory for raw rows read ahead; the window is a third of it.
             block_rows: rows that stay together until they are in a window. By default as many as the largest chunk
-                has; where single rows can be read, as many as make 512 kB. Fewer where a window would hold less than
-                16 blocks.
+                has; fewer where a window would hold less than 16 blocks.
             num_threads: threads that read.
             place: where the rows are and why, in words, for `describe`.
 
@@ -220,12 +218,7 @@ def _block_rows(arrays: Sequence[ArrayInput], window_rows: int) -> int:
     """Rows of a block: a power of two that costs little to read, and of which a window holds several."""
     if not arrays:
         return 1
-    wanted = 1
-    for array in arrays:
-        if array.singly:
-            wanted = max(wanted, min(array.chunk_rows, -(-_READ_BYTES // array.row_bytes)))
-        else:
-            wanted = max(wanted, array.chunk_rows)
+    wanted = max(array.chunk_rows for array in arrays)
     most = max(1, window_rows // _MIN_BLOCKS)
     return 1 << (min(wanted, most).bit_length() - 1)
 

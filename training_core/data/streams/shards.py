@@ -47,7 +47,6 @@ class RowReader:
         shape: of the array, rows first.
         dtype: of its numbers.
         chunk_rows: rows that are read together at no extra cost.
-        singly: whether single rows can be read without the chunk around them.
     """
 
     def __init__(self, path: Path, scratch: Scratch | None = None) -> None:
@@ -78,7 +77,6 @@ class RowReader:
                 self.dtype = np.dtype(meta["data_type"])
                 self.chunk_rows = layout.chunk_rows
                 self._layout = layout
-        self.singly = layout is not None and not layout.blosc
         self._row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         self._chunk_bytes = self.chunk_rows * self._row_bytes
 

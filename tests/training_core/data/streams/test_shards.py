@@ -65,7 +65,6 @@ def test_rows_are_those_the_zarr_library_reads(tmp_path: Path, dtype: str, codec
     assert reader.direct
     assert reader.dtype == np.dtype(dtype)
     assert reader.chunk_rows == 16
-    assert reader.singly == (codec == "none")
     for rows in rows_to_try():
         assert np.array_equal(read(reader, rows), np.asarray(array.oindex[rows]))
 
@@ -95,7 +94,6 @@ def test_other_layouts_are_left_to_the_zarr_library(tmp_path: Path, layout: dict
     write(tmp_path / "x", values, **layout)
     reader = RowReader(tmp_path / "x")
     assert not reader.direct, why
-    assert not reader.singly
     for rows in rows_to_try():
         assert np.array_equal(read(reader, rows), values[rows])
 
