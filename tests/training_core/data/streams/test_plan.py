@@ -111,7 +111,7 @@ def test_the_stated_quality_is_what_batches_of_sorted_data_show() -> None:
         for rows in order_of(plan, batching, epoch).reshape(-1, batch):
             distinct.append(len(np.unique(rows // block)))
             spread.append((positive[rows // block].mean() - 0.5) ** 2)
-    assert np.mean(distinct) == pytest.approx(quality.batch_blocks, rel=0.03)
+    assert np.mean(distinct) == pytest.approx(quality.batch_blocks, rel=0.06)  # batches may span windows
     assert 0.25 / np.mean(spread) == pytest.approx(quality.effective_batch, rel=0.15)
     assert re.match(r"windows of 2,\d+ rows out of about \d\d blocks; a batch of 128 meets", str(quality))
 
