@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from training_core.data.dataset import Dataset
-from training_core.data.parts import Block, Compression
 from training_core.data.preprocessing import Preprocessor
-from training_core.data.store import DatasetStore, Described
+from training_core.data.storage.dataset import Dataset
+from training_core.data.storage.parts import Block, Compression
+from training_core.data.storage.store import DatasetStore, Described
 from training_core.data.streams import Batching, ChunkStream, DeviceStream, encode_to_disk, encode_to_memory
 from training_core.data.streams.chunked import RING_BYTES
 from training_core.quantities import format_bytes

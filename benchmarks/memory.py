@@ -66,8 +66,8 @@ def write_source(folder: Path, gigabytes: float, compression: str) -> int:
 
 def ingest(folder: Path) -> dict[str, object]:
     """Publish the source."""
-    from training_core.data.ingest import prepare_dataset
-    from training_core.data.store import DatasetStore
+    from training_core.data.ingestion.ingest import prepare_dataset
+    from training_core.data.storage.store import DatasetStore
 
     start = time.perf_counter()
     dataset = prepare_dataset(folder / "source.yaml", DatasetStore(folder / "store"))
@@ -77,7 +77,7 @@ def ingest(folder: Path) -> dict[str, object]:
 def epoch(folder: Path) -> dict[str, object]:
     """One shuffled epoch over the training rows, encoded, as training reads them."""
     from training_core.data.preprocessing import Preprocessor
-    from training_core.data.store import DatasetStore
+    from training_core.data.storage.store import DatasetStore
     from training_core.data.streams import Batching, open_stream
 
     dataset = DatasetStore(folder / "store").open("large")

@@ -38,7 +38,7 @@ def demo(store: Store = DEFAULT_STORE, seed: Seed = None, as_json: AsJson = Fals
 
     def run() -> "RunConfig":
         from training_core.campaigns.run_config import RunConfig
-        from training_core.data.digits import write_digits_source
+        from training_core.data.ingestion.digits import write_digits_source
 
         source = write_digits_source(store / "demo")
         return RunConfig.load(dataset=str(source), preset="quick", seed=seed)
@@ -128,7 +128,7 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
 def _check_dataset(config: "RunConfig", store: Path) -> None:
     """Find out at once, not after a server has started, that there is no such dataset or its source is malformed."""
     from training_core.data.source import load_source
-    from training_core.data.store import DatasetStore
+    from training_core.data.storage.store import DatasetStore
 
     if config.dataset.endswith((".yaml", ".yml")):
         load_source(Path(config.dataset))

@@ -8,7 +8,7 @@ import typer
 from flows.console import DEFAULT_STORE, AsJson, Sets, Store, Verbose, errors_shown, print_json, screen
 
 if TYPE_CHECKING:
-    from training_core.data.store import Dataset, DatasetStore
+    from training_core.data.storage.store import Dataset, DatasetStore
 
 app = typer.Typer()
 
@@ -32,7 +32,7 @@ def prepare(
 ) -> None:
     """Check the files a SOURCE.yaml describes and publish them as an immutable, versioned dataset."""
     with errors_shown(as_json, verbose):
-        from training_core.data.ingest import prepare_dataset
+        from training_core.data.ingestion.ingest import prepare_dataset
 
         datasets = _datasets(store)
         dataset = prepare_dataset(source, datasets, _overrides(sets, strict, quarantine))
@@ -51,7 +51,7 @@ def append(
 ) -> None:
     """Add the rows a SOURCE.yaml describes to the dataset it names, as a new version that shares the old files."""
     with errors_shown(as_json, verbose):
-        from training_core.data.ingest import append_to_dataset
+        from training_core.data.ingestion.ingest import append_to_dataset
 
         dataset = append_to_dataset(source, _datasets(store), _overrides(sets, strict, quarantine))
         _published(dataset, as_json)
@@ -85,7 +85,7 @@ def inspect(
 ) -> None:
     """Show what is in a dataset: schema, sizes, which modalities are missing, quality findings, samples, lineage."""
     with errors_shown(as_json, verbose):
-        from training_core.data.description import describe
+        from training_core.data.storage.description import describe
 
         kept = _datasets(store)
         found = describe(kept, kept.open(name), rows)
@@ -125,7 +125,7 @@ def verify(
 def diff(old: Name, new: Name, store: Store = DEFAULT_STORE, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Compare two versions: rows that came and went, schema, availability, distributions."""
     with errors_shown(as_json, verbose):
-        from training_core.data.history import diff as difference
+        from training_core.data.storage.history import diff as difference
 
         kept = _datasets(store)
         found = difference(kept.open(old), kept.open(new))
@@ -165,7 +165,7 @@ def gc(
 
 
 def _datasets(store: Path) -> "DatasetStore":
-    from training_core.data.store import DatasetStore
+    from training_core.data.storage.store import DatasetStore
 
     return DatasetStore(store / "datasets")
 

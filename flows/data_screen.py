@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from training_core.data.description import DatasetDescription
+from training_core.data.storage.description import DatasetDescription
 from training_core.quantities import format_bytes
 
 if TYPE_CHECKING:
-    from training_core.data.history import DatasetDiff
     from training_core.data.quality import Finding
-    from training_core.data.store import Collected, Dataset
+    from training_core.data.storage.history import DatasetDiff
+    from training_core.data.storage.store import Collected, Dataset
 
 _STYLES = {"error": "bold red", "warning": "yellow"}
 _MAX_SAMPLE_COLUMNS = 8

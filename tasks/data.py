@@ -8,7 +8,7 @@ from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.progress import stage
 from training_core.campaigns import bagging
 from training_core.campaigns.run_config import RunConfig
-from training_core.data.bags import Bag
+from training_core.data.splitting.bags import Bag
 from training_core.jobs import DatasetRef
 
 
@@ -27,5 +27,5 @@ def prepare_data(name_or_source: str, store: Path) -> DatasetRef:
 
 @task(name="make-bags", task_run_name="make bags")
 def make_bags(run: RunConfig, dataset: DatasetRef) -> tuple[Bag, ...]:
-    """Cut the training rows, modalities and columns into bags; see `training_core.data.bags.make_bags`."""
+    """Cut the training rows, modalities and columns into bags; see `training_core.data.splitting.bags.make_bags`."""
     return bagging.bags_of(run, dataset)

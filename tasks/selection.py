@@ -5,7 +5,7 @@ from prefect import task
 from training_core.campaigns import bagging
 from training_core.campaigns.bagging import Plan
 from training_core.campaigns.run_config import RunConfig
-from training_core.data.bags import Bag
+from training_core.data.splitting.bags import Bag
 from training_core.jobs import DatasetRef
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training_core.campaigns.library import fit_ensemble, open_dataset
-    from training_core.data.in_memory import create_dataset_from_arrays, create_dataset_from_huggingface
+    from training_core.data.ingestion.in_memory import create_dataset_from_arrays, create_dataset_from_huggingface
     from training_core.selection.ensemble import Ensemble
 
 __all__ = [
@@ -22,8 +22,8 @@ __all__ = [
 
 _PLACES = {
     "Ensemble": "training_core.selection.ensemble",
-    "create_dataset_from_arrays": "training_core.data.in_memory",
-    "create_dataset_from_huggingface": "training_core.data.in_memory",
+    "create_dataset_from_arrays": "training_core.data.ingestion.in_memory",
+    "create_dataset_from_huggingface": "training_core.data.ingestion.in_memory",
     "fit_ensemble": "training_core.campaigns.library",
     "open_dataset": "training_core.campaigns.library",
 }

@@ -18,8 +18,8 @@ import numpy as np
 
 from training_core.artifacts import CHECKSUMS, ArtifactRef, exclusive, is_published, open_published, publish_directory
 from training_core.config import Config, canonical_json
-from training_core.data.bags import Bag, bag_features, in_bag_rows, out_of_bag_rows
-from training_core.data.store import Dataset, DatasetStore
+from training_core.data.splitting.bags import Bag, bag_features, in_bag_rows, out_of_bag_rows
+from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.data.views import View
 from training_core.engine.loop import History
 from training_core.engine.trained import TrainedLearner

@@ -37,7 +37,7 @@ def test_the_source_keeps_every_import_rule(copy_of_the_source: Path) -> None:
     [
         ("training_core/seeding.py", "import tasks", "Floors: imports go down only"),
         ("training_core/engine/loop.py", "import training_core.jobs", "Floors of the core"),
-        ("training_core/learners/linear.py", "import training_core.data.bags", "Floors of the core"),
+        ("training_core/learners/linear.py", "import training_core.data.splitting.bags", "Floors of the core"),
         ("training_core/jobs.py", "import prefect", "The core knows no orchestrator"),
         ("training_core/engine/loop.py", "import pandas", "bare GPU machine"),
         ("training_core/jobs.py", "import mlflow", "One door for MLflow"),

@@ -13,9 +13,9 @@ from pathlib import Path
 from training_core.artifacts import ArtifactRef, is_published, open_published, publish_directory, verify_published
 from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config, canonical_json
-from training_core.data.bags import Bag, make_bags
-from training_core.data.ingest import prepare_dataset
-from training_core.data.store import Dataset, DatasetStore
+from training_core.data.ingestion.ingest import prepare_dataset
+from training_core.data.splitting.bags import Bag, make_bags
+from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.errors import GateError
 from training_core.isolation import device_kind, gpu_names
 from training_core.jobs import Cohort, DatasetRef, Job, JobReport, core_fingerprint, read_out_of_bag

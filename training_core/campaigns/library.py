@@ -6,7 +6,7 @@ from typing import Any
 
 from training_core.campaigns import bagging
 from training_core.campaigns.run_config import RunConfig
-from training_core.data.store import Dataset, DatasetStore
+from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.isolation import run_isolated, stop_all
 from training_core.jobs import OnEvent
 from training_core.selection.ensemble import Ensemble

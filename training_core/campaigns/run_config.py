@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from training_core.config import Config
-from training_core.data.bags import BagsConfig
+from training_core.data.splitting.bags import BagsConfig
 from training_core.engine.training import TrainingConfig
 from training_core.errors import ConfigError
 from training_core.learners import LearnerSettings

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training_core.data.cells import as_numbers, as_text, is_absent
-from training_core.data.dataset import category_codes, join_text
 from training_core.data.source import TABLE_SUFFIXES
 from training_core.data.sources import open_table
 from training_core.data.sources.numpy_files import array_names, read_arrays
+from training_core.data.storage.dataset import category_codes, join_text
 from training_core.errors import DataError
 from training_core.schema import DataSpec, ModalitySpec, Samples
 

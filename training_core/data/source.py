@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, model_validator
 
 from training_core.config import Config
-from training_core.data.embargo import Embargo
+from training_core.data.splitting.embargo import Embargo
 from training_core.quantities import PositiveInt, Rate, Seed
 from training_core.schema import ModalityKind, TaskKind
 from training_core.settings import merged, read_yaml

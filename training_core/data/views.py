@@ -13,7 +13,7 @@ from training_core.errors import DataError
 from training_core.schema import DataSpec, ModalitySpec, Samples
 
 if TYPE_CHECKING:
-    from training_core.data.dataset import Dataset
+    from training_core.data.storage.dataset import Dataset
 
 Features = Mapping[str, Sequence[int]]
 """Per vector or table of which only some columns are wanted: their positions."""

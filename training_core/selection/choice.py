@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import field_validator
 
 from training_core.config import Config
-from training_core.data.bags import Bag, bag_features
+from training_core.data.splitting.bags import Bag, bag_features
 from training_core.errors import ConfigError
 from training_core.learners import LearnerBase, LearnerConfig, LearnerSettings
 from training_core.quantities import PositiveInt, format_bytes, format_seconds

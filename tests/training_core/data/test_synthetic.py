@@ -13,9 +13,9 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from training_core.data.in_memory import create_dataset_from_arrays
-from training_core.data.ingest import prepare_dataset
-from training_core.data.store import DatasetStore
+from training_core.data.ingestion.in_memory import create_dataset_from_arrays
+from training_core.data.ingestion.ingest import prepare_dataset
+from training_core.data.storage.store import DatasetStore
 from training_core.data.synthetic import (
     DriftConfig,
     SyntheticConfig,

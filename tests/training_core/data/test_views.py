@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from factories import write_source
 
-from training_core.data.ingest import prepare_dataset
-from training_core.data.store import DatasetStore
+from training_core.data.ingestion.ingest import prepare_dataset
+from training_core.data.storage.store import DatasetStore
 from training_core.data.views import HeldSamples, RowSource, View
 from training_core.errors import DataError
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, Samples, TaskSpec

@@ -1,6 +1,6 @@
 import pytest
 
-from training_core.data.bags import Bag, BagsConfig, make_bags
+from training_core.data.splitting.bags import Bag, BagsConfig, make_bags
 from training_core.errors import ConfigError
 from training_core.learners import LearnerConfig, LearnerSettings, LinearConfig
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, TaskSpec

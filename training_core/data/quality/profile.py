@@ -16,7 +16,7 @@ from training_core.schema import DataSpec, ModalitySpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from training_core.data.parts import Block
+    from training_core.data.storage.parts import Block
 
 MAX_SAMPLED_ROWS = 20_000
 """Enough for 1 % quantiles, and for telling an R² of .95 from one of .9 by a wide margin."""

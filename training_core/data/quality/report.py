@@ -19,7 +19,7 @@ from training_core.data.quality.leakage import check_leakage
 from training_core.data.quality.problems import Finding, accept
 from training_core.data.quality.profile import Profile
 from training_core.data.quality.summary import Bins, ProfileSummary
-from training_core.data.splits import SPLITS
+from training_core.data.splitting.splits import SPLITS
 from training_core.schema import TaskKind
 
 CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (

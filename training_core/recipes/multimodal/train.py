@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from training_core.data.bags import Bag, in_bag_rows
-from training_core.data.store import Dataset
+from training_core.data.splitting.bags import Bag, in_bag_rows
+from training_core.data.storage.store import Dataset
 from training_core.engine.loop import History
 from training_core.engine.train import train_learner
 from training_core.engine.trained import TrainedLearner

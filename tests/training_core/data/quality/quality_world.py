@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from training_core.data.parts import Block
 from training_core.data.quality import Finding, Known, Profile, QualityReport, check_quality
+from training_core.data.storage.parts import Block
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, TaskSpec
 
 SENTENCE = "the dress is very nice and it fits me well but that blue one was not so good for my taste"

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training_core.data.dataset import Dataset
-from training_core.data.parts import Block, Compression
 from training_core.data.preprocessing import Preprocessor
-from training_core.data.store import DatasetStore, Described
+from training_core.data.storage.dataset import Dataset
+from training_core.data.storage.parts import Block, Compression
+from training_core.data.storage.store import DatasetStore, Described
 from training_core.data.views import RowSource
 from training_core.schema import Batch, ColumnSpec, DataSpec, ModalitySpec, TaskSpec
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from stream_world import assert_rows_are_encoded, encoding, row_numbers, some_dataset
 
-from training_core.data.dataset import Dataset
+from training_core.data.storage.dataset import Dataset
 from training_core.data.streams.batching import Batching, EpochStream
 from training_core.data.streams.choice import available_memory, open_stream
 from training_core.data.streams.chunked import ChunkStream

@@ -12,8 +12,8 @@ import pytest
 import torch
 from stream_world import assert_rows_are_encoded, encoding, row_numbers, some_dataset
 
-from training_core.data.dataset import Dataset
 from training_core.data.preprocessing import Preprocessor
+from training_core.data.storage.dataset import Dataset
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.chunked import ChunkStream
 from training_core.data.streams.encoded import encode_to_memory
@@ -163,7 +163,7 @@ def test_a_fresh_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
 import hashlib, json, sys
 from pathlib import Path
 from training_core.data.preprocessing import Preprocessor
-from training_core.data.store import DatasetStore
+from training_core.data.storage.store import DatasetStore
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.chunked import ChunkStream
 source = DatasetStore(Path(sys.argv[1])).open("world").subset()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from stream_world import encoding, some_dataset
 
-from training_core.data.dataset import Dataset
+from training_core.data.storage.dataset import Dataset
 from training_core.data.streams import encoded
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.encoded import encode_to_disk, encode_to_memory, encoded_bytes, part_of, to_batch

@@ -8,7 +8,7 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec
 
-from training_core.data.parts import array_layout
+from training_core.data.storage.parts import array_layout
 from training_core.data.streams.shards import RowReader
 from training_core.errors import StorageError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stream_world import some_dataset
 
-from training_core.data.dataset import Dataset
+from training_core.data.storage.dataset import Dataset
 from training_core.data.streams import choice
 from training_core.data.views import HeldSamples, RowSource
 from training_core.engine.loop import History

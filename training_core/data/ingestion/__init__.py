@@ -1,0 +1,1 @@
+"""From files, or values in memory, to a published version: aligned by id, checked, split, written block by block."""
