@@ -2,11 +2,15 @@
 
 1. On the device, when the encoded rows take no more than half of a GPU's free memory.
 2. In memory, when they take no more than a quarter of what is available: a job shares a machine with others.
-3. Memory-mapped, when the disk has room for them and three quarters of the available memory would hold them: the
-   system then keeps them in its page cache and the shuffle stays exact.
+3. Memory-mapped, when the disk has room for them and half of the machine's memory would hold them: the system then
+   keeps them in its page cache.
 4. Chunk-shuffled from the data set's own files, whatever their size.
+
+The first three shuffle exactly and alike, so what is free at the moment does not change what is learned; whether rows
+are shuffled exactly or in chunks depends on the size of the machine's memory, which is the same when a job is repeated.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training_core.artifacts import unfinished_directory
 from training_core.data.preprocessing import Preprocessor
 from training_core.data.streams.batching import Batching, EpochStream
 from training_core.data.streams.chunked import RING_BYTES, ChunkStream
@@ -25,7 +30,7 @@ from training_core.quantities import format_bytes
 
 _OF_DEVICE = 0.5
 _OF_MEMORY = 0.25
-_OF_CACHE = 0.75
+_OF_MACHINE = 0.5
 _OF_DISK = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -48,9 +53,10 @@ def open_stream(
         batching: how rows are cut into batches.
         device: where batches are handed out.
         weight: weight of each row, float [N].
-        memory_bytes: take this for the memory that is available, on the device too, instead of asking the system.
-        folder: where memory-mapped files are made, and gone again when the stream is; by default the system's folder
-            for temporary files.
+        memory_bytes: take this for the memory there is and that is free, on the device too, instead of asking the
+            system.
+        folder: where memory-mapped files are made, and gone again when the stream is; by default that of the data set
+            (that of the system may be in memory), or the system's for rows that are of none.
 
     Raises:
         DataError: there would be no batch.
@@ -69,14 +75,16 @@ def open_stream(
     if needed <= _OF_MEMORY * available:
         place = f"in memory ({size}; a quarter of the available {have} may be used)"
         return DeviceStream(encode_to_memory(source, preprocessor, weight=weight), batching, device, place)
-    folder = Path(tempfile.gettempdir()) if folder is None else folder
+    total = total_memory() if memory_bytes is None else memory_bytes
+    if folder is None:
+        folder = source.dataset.path.parent if isinstance(source, View) else Path(tempfile.gettempdir())
     disk = shutil.disk_usage(folder).free
     in_chunks = isinstance(source, View) and any(m.kind not in {"tabular", "text"} for m in source.spec.modalities)
     fits_disk = needed <= _OF_DISK * disk
-    if fits_disk and (needed <= _OF_CACHE * available or not in_chunks):
-        with tempfile.TemporaryDirectory(prefix="polychoir-encoded-", dir=folder) as inside:
+    if fits_disk and (needed <= _OF_MACHINE * total or not in_chunks):
+        with unfinished_directory(folder, "encoded") as inside:
             # Mapped files live on without their names, and are gone with the process whatever ends it.
-            data = encode_to_disk(source, preprocessor, Path(inside), weight)
+            data = encode_to_disk(source, preprocessor, inside, weight)
         place = f"in memory-mapped files ({size}; more than a quarter of the available {have} of memory)"
         return DeviceStream(data, batching, device, place)
     if not in_chunks:
@@ -84,8 +92,8 @@ def open_stream(
             f"{size} of encoded rows fit neither into memory ({have} available) nor on the disk of {folder} "
             f"({format_bytes(disk)} free); make room there"
         )
-    reason = f"three quarters of the available {have} of memory" if fits_disk else f"the disk of {folder} has room for"
-    ring_bytes = min(RING_BYTES, int(_OF_MEMORY * available))
+    reason = f"half of the memory of {format_bytes(total)}" if fits_disk else f"the disk of {folder} has room for"
+    ring_bytes = min(RING_BYTES, int(_OF_MEMORY * total))
     place = f"read from disk in chunks (encoded they take {size}, more than {reason})"
     return ChunkStream(source, preprocessor, batching, device, weight=weight, ring_bytes=ring_bytes, place=place)
 
@@ -110,11 +118,14 @@ def available_memory() -> int:
             known.append(int(limit) - used + int(stats.get("inactive_file", 0)))
     except (OSError, ValueError):
         pass
-    return max(0, min(known)) if known else _physical_memory() // 2
+    return max(0, min(known)) if known else total_memory() // 2
 
 
-def _physical_memory() -> int:
-    """Where the system does not say what is available: all there is."""
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def total_memory() -> int:
+    """Bytes of memory this machine, or the container this process is in, has."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdigit() else physical

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training_core.artifacts import unfinished_directory
 from training_core.data.preprocessing import Preprocessor
 from training_core.data.streams.array_input import ArrayInput
 from training_core.data.streams.batching import Batching, EpochStream
@@ -227,6 +228,7 @@ def _encode_side(source: RowSource, preprocessor: Preprocessor, weight: np.ndarr
     """What does not lie in arrays, encoded, and the target; in memory when it is small, else in temporary files."""
     if encoded_bytes(preprocessor, len(source)) <= _SIDE_BYTES:
         return encode_to_memory(source, preprocessor, weight=weight)
-    with tempfile.TemporaryDirectory(prefix="polychoir-encoded-") as folder:
+    folder = source.dataset.path.parent if isinstance(source, View) else Path(tempfile.gettempdir())
+    with unfinished_directory(folder, "encoded") as inside:
         # Mapped files live on without their names, and are gone with the process whatever ends it.
-        return encode_to_disk(source, preprocessor, Path(folder), weight)
+        return encode_to_disk(source, preprocessor, inside, weight)
