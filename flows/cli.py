@@ -77,8 +77,11 @@ def predict(
         str, typer.Argument(help="models:/NAME/VERSION, a model's name, or an ensemble's folder.", metavar="MODEL")
     ],
     samples: Annotated[
-        Path, typer.Argument(help="csv, tsv, parquet or npz; whole modalities may be absent.", metavar="INPUT")
+        Path, typer.Argument(help="csv, tsv, jsonl, parquet or npz; whole modalities may be absent.", metavar="INPUT")
     ],
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="Column of the ids; `id` by default, else row numbers.", metavar="COLUMN")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a CSV here instead of stdout.")] = None,
     store: Store = DEFAULT_STORE,
     as_json: AsJson = False,
@@ -90,7 +93,7 @@ def predict(
 
         if output is not None and not output.absolute().parent.is_dir():
             raise ConfigError(f"cannot write {output}: there is no folder {output.absolute().parent}")
-        table, missing = predict_file(model, samples, store.resolve())
+        table, missing = predict_file(model, samples, store.resolve(), id_column)
         confidence = float(table["confidence"].mean())
         if as_json:
             rows = json.loads(table.to_json(orient="records"))

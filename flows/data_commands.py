@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from flows.console import DEFAULT_STORE, AsJson, Sets, Store, Verbose, errors_shown, print_json, screen
+from training_core.errors import StorageError
 
 if TYPE_CHECKING:
     from training_core.data.storage.store import Dataset, DatasetStore
@@ -34,9 +36,10 @@ def prepare(
     with errors_shown(as_json, verbose):
         from training_core.data.ingestion.ingest import prepare_dataset
 
-        datasets = _datasets(store)
-        dataset = prepare_dataset(source, datasets, _overrides(sets, strict, quarantine))
-        _published(dataset, as_json)
+        kept = _datasets(store)
+        overrides = _overrides(sets, strict, quarantine)
+        before = _latest(kept, source, overrides)
+        _published(prepare_dataset(source, kept, overrides), before, as_json)
 
 
 @app.command(epilog="Example: polychoir append shoes/november.yaml")
@@ -53,8 +56,10 @@ def append(
     with errors_shown(as_json, verbose):
         from training_core.data.ingestion.ingest import append_to_dataset
 
-        dataset = append_to_dataset(source, _datasets(store), _overrides(sets, strict, quarantine))
-        _published(dataset, as_json)
+        kept = _datasets(store)
+        overrides = _overrides(sets, strict, quarantine)
+        before = _latest(kept, source, overrides)
+        _published(append_to_dataset(source, kept, overrides), before, as_json)
 
 
 @app.command(epilog="Example: polychoir datasets --json")
@@ -64,12 +69,19 @@ def datasets(store: Store = DEFAULT_STORE, as_json: AsJson = False, verbose: Ver
         from flows.data_screen import datasets_table
 
         kept = _datasets(store)
-        found = [(kept.open(name), kept.versions(name)) for name in kept.names()]
+        found, damaged = [], {}
+        for name in kept.names():
+            try:
+                found.append((kept.open(name), kept.versions(name)))
+            except StorageError as error:
+                damaged[name] = str(error)
+        for name, problem in damaged.items():
+            screen(stderr=True).print(Text(f"{name} cannot be opened: {problem}", style="yellow"), soft_wrap=True)
         if as_json:
-            print_json({"datasets": [_summary(dataset, versions) for dataset, versions in found]})
+            print_json({"datasets": [_summary(dataset, versions) for dataset, versions in found], "damaged": damaged})
         elif found:
             screen().print(datasets_table(found))
-        else:
+        elif not damaged:
             screen(stderr=True).print(
                 f"no datasets in {kept.root} yet; prepare one with: polychoir prepare SOURCE.yaml"
             )
@@ -110,15 +122,21 @@ def verify(
     with errors_shown(as_json, verbose):
         kept = _datasets(store)
         refs = [name] if name else [f"{n}@{version}" for n in kept.names() for version in kept.versions(n)]
-        verified = []
+        verified, damaged = [], {}
         for ref in refs:
-            dataset = kept.open(ref)
-            kept.verify(dataset)
+            try:
+                dataset = kept.open(ref)
+                kept.verify(dataset)
+            except StorageError as error:
+                damaged[ref] = str(error)
+                continue
             verified.append(dataset.ref)
             if not as_json:
-                screen().print(f"{dataset.ref}  whole, {dataset.num_rows} rows")
-        if as_json:
+                screen().print(f"{dataset.ref}  whole, {dataset.num_rows:,} rows")
+        if as_json and not damaged:
             print_json({"verified": verified})
+        if damaged:
+            raise StorageError("; ".join(f"{ref} is damaged: {problem}" for ref, problem in damaged.items()))
 
 
 @app.command(epilog="Example: polychoir diff shoes@1f3a shoes@latest")
@@ -156,7 +174,7 @@ def gc(
         from flows.data_screen import collected_line
 
         kept = _datasets(store)
-        found = {n: kept.gc(n, keep, dry_run) for n in ([name] if name else kept.names())}
+        found = {n: kept.gc(n, keep, dry_run) for n in ([name] if name else kept.homes())}
         if as_json:
             print_json({n: collected.model_dump(mode="json") for n, collected in found.items()})
             return
@@ -168,6 +186,17 @@ def _datasets(store: Path) -> "DatasetStore":
     from training_core.data.storage.store import DatasetStore
 
     return DatasetStore(store / "datasets")
+
+
+def _latest(kept: "DatasetStore", source: Path, overrides: dict[str, Any]) -> "Dataset | None":
+    """The latest version of the dataset a source names; None when there is none that can be read."""
+    from training_core.data.source import load_source
+
+    name = load_source(source, overrides)[0].name
+    try:
+        return kept.open(name) if kept.versions(name) else None
+    except StorageError:
+        return None
 
 
 def _overrides(sets: list[str] | None, strict: bool, quarantine: bool) -> dict[str, Any]:
@@ -189,8 +218,11 @@ def _summary(dataset: "Dataset", versions: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _published(dataset: "Dataset", as_json: bool) -> None:
-    """Say what was published: its name on stdout, sizes, availability and findings on stderr."""
+def _published(dataset: "Dataset", before: "Dataset | None", as_json: bool) -> None:
+    """Say what was published: its name on stdout, sizes, availability and findings on stderr.
+
+    `before` was the latest version until now.
+    """
     from flows.data_screen import show_published
 
     if as_json:
@@ -209,5 +241,5 @@ def _published(dataset: "Dataset", as_json: bool) -> None:
             }
         )
         return
-    show_published(screen(stderr=True), dataset)
+    show_published(screen(stderr=True), dataset, before)
     print(dataset.ref)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"error": "bold red", "warning": "yellow"}
 _MAX_SAMPLE_COLUMNS = 8
+_TELLING = 0.01  # divergence below which a change is not worth a line
 
 
 def datasets_table(found: "Sequence[tuple[Dataset, tuple[str, ...]]]") -> Table:
@@ -41,8 +42,16 @@ def datasets_table(found: "Sequence[tuple[Dataset, tuple[str, ...]]]") -> Table:
     return table
 
 
-def show_published(console: Console, dataset: "Dataset") -> None:
-    """What `prepare` and `append` say: rows per split, who has what, what the quality gate found."""
+def show_published(console: Console, dataset: "Dataset", before: "Dataset | None" = None) -> None:
+    """What `prepare` and `append` say: rows per split, who has what, what the quality gate found.
+
+    `before` was the latest version until now.
+    """
+    if before is not None and before.version == dataset.version:
+        console.print(Text(f"{dataset.ref} has all of this already; nothing was written", style="yellow"))
+    elif before is not None and before.num_rows > dataset.num_rows:
+        lost = f"{before.ref} with {before.num_rows:,} rows is no longer the latest version; it is kept"
+        console.print(Text(lost, style="yellow"))
     splits = dataset.manifest["splits"]
     parts = ", ".join(f"{splits[part]:,} {part}" for part in ("train", "validation", "test") if splits.get(part))
     aside = splits.get("quarantined", 0)
@@ -59,6 +68,8 @@ def show_published(console: Console, dataset: "Dataset") -> None:
     from training_core.data.quality import Finding
 
     findings = [Finding.model_validate(finding) for finding in (dataset.quality() or {}).get("findings", ())]
+    for entry in (dataset.quality() or {}).get("unused_accept", ()):
+        console.print(Text(f"nothing was found that quality.accept calls {entry}", style="yellow"))
     counting = [finding for finding in findings if not finding.accepted]
     for finding in counting[:5]:
         console.print(Text.assemble((f"{finding.severity} ", _STYLES[finding.severity]), _said(finding)))
@@ -74,16 +85,18 @@ def show_description(console: Console, found: DatasetDescription) -> None:
     head.add_column(overflow="fold")
     head.add_row("dataset", Text(found.dataset, style="bold"))
     head.add_row("rows", f"{found.num_rows:,} ({splits})")
-    head.add_row("task", _task(found))
+    head.add_row("task", Text(_task(found)))
     head.add_row("on disk", f"{format_bytes(found.num_bytes)} in {found.num_parts} part{'s' * (found.num_parts > 1)}")
     head.add_row("made", _day(found.created))
+    if found.set_aside:
+        head.add_row("set aside", ", ".join(f"{code} {count:,}" for code, count in found.set_aside.items()))
     if found.report:
         head.add_row("report", Text(found.report, style="cyan"))
     console.print(head)
     console.print(_schema_table(found))
     if len(found.modalities) > 1:
         console.print(_patterns_table(found))
-    console.print(_findings_table(found.findings))
+    console.print(_findings_table(found.findings, found.judged))
     if found.samples:
         console.print(_samples_table(found.samples))
     if len(found.lineage) > 1:
@@ -95,32 +108,33 @@ def show_diff(console: Console, found: "DatasetDiff") -> None:
     console.print(Text(f"{found.old} → {found.new}", style="bold"))
     for sentence in found.sentences():
         console.print(f"  {escape(sentence)}")
-    if found.shifts:
-        table = _table("Distributions")
+    shifts = sorted(found.shifts, key=lambda shift: (not shift.flagged, -(shift.divergence or 0.0)))
+    shown = [shift for shift in shifts if shift.flagged or (shift.divergence or 0.0) >= _TELLING]
+    if shown:
+        table = _table("Distributions, the most changed first")
         for name in ("what", "change"):
             table.add_column(name, overflow="fold")
         for name in ("before", "after", "divergence"):
             table.add_column(name, justify="right")
-        for shift in found.shifts:
+        for shift in shown:
             style = "yellow" if shift.flagged else None
-            table.add_row(shift.subject, shift.message, _number(shift.before), _number(shift.after),
+            table.add_row(Text(shift.subject), Text(shift.message), _number(shift.before), _number(shift.after),
                           _number(shift.divergence), style=style)  # fmt: skip
         console.print(table)
+    if len(shown) < len(shifts):
+        same = len(shifts) - len(shown)
+        console.print(f"  {same} distribution{'s' * (same > 1)} changed by less than {_TELLING}.", style="dim")
 
 
 def collected_line(name: str, collected: "Collected", dry_run: bool) -> str:
     """One line on what a collection removed."""
     would = "would remove" if dry_run else "removed"
     counts = (
-        (len(collected.versions), "version"),
-        (len(collected.parts), "part"),
-        (collected.leftovers, "leftover of a killed writer"),
+        (len(collected.versions), f"version{'s' * (len(collected.versions) > 1)} ({', '.join(collected.versions)})"),
+        (len(collected.parts), f"part{'s' * (len(collected.parts) > 1)}"),
+        (collected.leftovers, f"leftover{'s' * (collected.leftovers > 1)} of killed writers"),
     )
-    gone = ", ".join(
-        f"{count} {what}{'s' * (count > 1 and what != 'leftover of a killed writer')}"
-        for count, what in counts
-        if count
-    )
+    gone = ", ".join(f"{count} {what}" for count, what in counts if count)
     spared = f"; {len(collected.spared)} in use stay" if collected.spared else ""
     return f"{name}: {f'{would} {gone}, {format_bytes(collected.num_bytes)}' if gone else 'nothing to remove'}{spared}"
 
@@ -153,10 +167,10 @@ def _patterns_table(found: DatasetDescription) -> Table:
     return table
 
 
-def _findings_table(findings: "Sequence[Finding]") -> Table | Text:
+def _findings_table(findings: "Sequence[Finding]", judged: str) -> Table | Text:
     if not findings:
-        return Text("\n The quality gate found nothing to say.\n", style="green")
-    table = _table("What the quality gate found")
+        return Text(f"\n The quality gate found nothing to say about {judged}.\n", style="green")
+    table = _table(f"What the quality gate found in {judged}")
     table.add_column("severity", no_wrap=True)
     for name in ("finding", "what to do"):
         table.add_column(name, overflow="fold")
@@ -172,7 +186,7 @@ def _samples_table(samples: Sequence[dict[str, Any]]) -> Table:
     table = _table("Samples")
     table.add_column("")
     for sample in samples[:_MAX_SAMPLE_COLUMNS]:
-        table.add_column(str(sample.get("id", "")), overflow="ellipsis", max_width=24)
+        table.add_column(Text(str(sample.get("id", ""))), overflow="ellipsis", max_width=24)
     for key in samples[0]:
         if key != "id":
             cells = [sample.get(key) for sample in samples[:_MAX_SAMPLE_COLUMNS]]

@@ -1,7 +1,7 @@
 """Tasks that tell the tracker what happened, with tags that lead from MLflow to Prefect; artefacts lead back."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from tasks.progress import stage
 from training_core.artifacts import ArtifactRef
 from training_core.campaigns import recording
-from training_core.campaigns.bagging import Plan
+from training_core.campaigns.bagging import Plan, open_dataset
 from training_core.campaigns.recording import RecordRef
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import Judgement
@@ -19,11 +19,16 @@ from training_core.jobs import DatasetRef, JobReport
 
 @contextmanager
 def recorded(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator[RecordRef]:
-    """The run's record in the tracker for as long as the block lasts; closed as failed when the block raises."""
+    """The run's record in the tracker for as long as the block lasts; closed as failed when the block raises.
+
+    For so long the version of the data set is in use as well: tasks open and close it, and nobody may remove it
+    between two of them.
+    """
     record = begin_record(run, dataset, store)
     get_run_logger().info("recorded as MLflow run %s in %s", record.run_id, record.location)
     try:
-        yield record
+        with closing(open_dataset(dataset)):
+            yield record
     except BaseException:
         recording.end_record(record, "FAILED")
         raise

@@ -29,6 +29,10 @@ _PLACES = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for: importing the package itself costs nothing."""
     if name not in _PLACES:

@@ -64,6 +64,20 @@ def test_what_people_see_names_everything(tmp_path: Path) -> None:
     assert "world@" in polychoir("datasets", *store).stdout
 
 
+def test_going_back_to_fewer_rows_and_appending_nothing_new_are_said(tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "store")
+    first, more = with_ids(write_source(tmp_path / "a")), with_ids(write_source(tmp_path / "b", num_rows=90), "t")
+    for command, source, words in (
+        ("prepare", first, ""),
+        ("append", more, "490 rows"),
+        ("append", more, "has all of this already; nothing was written"),
+        ("prepare", first, "with 490 rows is no longer the latest version"),
+    ):
+        result = polychoir(command, source, *store)
+        assert result.returncode == 0, result.stderr
+        assert words in " ".join(result.stderr.split())
+
+
 def test_a_damaged_file_is_named_by_verify(tmp_path: Path) -> None:
     store = ("--store", tmp_path / "store")
     answer(polychoir("prepare", write_source(tmp_path / "a"), *store, "--json"))
@@ -101,3 +115,24 @@ def test_unknown_datasets_are_named_with_the_known_ones(tmp_path: Path) -> None:
         result = polychoir(*command, *store)
         assert result.returncode == 2, command
         assert "boots" in result.stderr, command
+
+
+def test_ids_columns_and_classes_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "store")
+    table = pd.DataFrame({"id": [f"[/b]{i}" for i in range(60)], "label": ["[/red]", "[bold]"] * 30})
+    table["[/x]"] = [(i * 37 % 60) / 7 for i in range(60)]
+    table.to_csv(tmp_path / "table.csv", index=False)
+    source = tmp_path / "source.yaml"
+    source.write_text(
+        "name: odd\n"
+        "task: {kind: classification, target: {file: table.csv, column: label}}\n"
+        "id: {file: table.csv, column: id}\n"
+        'modalities: {facts: {kind: tabular, file: table.csv, columns: ["[/x]"]}}\n'
+    )
+    name = answer(polychoir("prepare", source, *store, "--json"))["dataset"]
+    shown = polychoir("inspect", name, *store)
+    assert shown.returncode == 0, shown.stderr
+    assert "[/red] 30" in shown.stdout
+    assert "[/b]0" in shown.stdout
+    compared = polychoir("diff", name, name, *store)
+    assert compared.returncode == 0, compared.stderr

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def predict_file(model: str, path: Path, store: Path) -> tuple["pd.DataFrame", list[str]]:
+def predict_file(model: str, path: Path, store: Path, id_column: str | None = None) -> tuple["pd.DataFrame", list[str]]:
     """Predictions for every row of `path`, with their ids, and the modalities the whole file lacks.
+
+    Ids are those of `id_column`, else of a column `id`, else row numbers.
 
     Raises:
         ConfigError: there is no such model.
@@ -23,7 +25,7 @@ def predict_file(model: str, path: Path, store: Path) -> tuple["pd.DataFrame", l
         StorageError: the model's files are damaged.
     """
     ensemble = load_ensemble(model, store)
-    samples = read_samples(path, ensemble.spec)
+    samples = read_samples(path, ensemble.spec, id_column)
     missing = [name for name in ensemble.spec.names if not samples.available[name].any()]
     table = predictions_frame(ensemble.task, ensemble.predict(samples))
     table.insert(0, "id", samples.ids)

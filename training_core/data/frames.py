@@ -7,6 +7,7 @@ missing there.
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +70,23 @@ def samples_from_frame(frame: "pd.DataFrame", spec: DataSpec, ids: np.ndarray | 
             f"the input has none of the columns of this data; it has {_listed(frame.columns)}, "
             f"expected some of {_listed(frame_columns(spec))}"
         )
+    _refuse_misspelt(names, frame.columns)
     inputs: dict[str, np.ndarray] = {}
     available: dict[str, np.ndarray] = {}
     for modality in spec.modalities:
         read = _array_from_frame if modality.kind in _ARRAY_KINDS else _columns_from_frame
         inputs[modality.name], available[modality.name] = read(frame, modality, names[modality.name])
     return Samples(inputs=inputs, available=available, ids=_row_numbers(len(frame)) if ids is None else ids)
+
+
+def _refuse_misspelt(names: Mapping[str, list[str]], given: Iterable[str]) -> None:
+    """A column that is absent but for the case of its letters or a space is a slip, not a missing modality."""
+    expected = [column for columns in names.values() for column in columns]
+    have = set(map(str, given))
+    others = {column.strip().casefold(): column for column in have.difference(expected)}
+    for column in expected:
+        if column not in have and (near := others.get(column.strip().casefold())):
+            raise DataError(f"the input has a column '{near}', expected '{column}'; rename it")
 
 
 def frame_from_samples(samples: Samples, spec: DataSpec) -> "pd.DataFrame":
@@ -120,6 +132,8 @@ def read_samples(path: Path, spec: DataSpec, id_column: str | None = None) -> Sa
     wanted = id_column or "id"
     if suffix in TABLE_SUFFIXES:
         frame, cells = _read_frame(path)
+        if id_column and id_column not in frame.columns:
+            raise DataError(f"{path} has no column '{id_column}' of ids; it has {_listed(frame.columns)}")
         usable = wanted in frame.columns and (id_column or wanted not in frame_columns(spec))
         ids = as_text(cells.column(wanted), f"{path}, column '{wanted}'") if usable else None
         try:

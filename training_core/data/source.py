@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from training_core.config import Config
 from training_core.data.splitting.embargo import Embargo
@@ -74,6 +74,14 @@ def _dataset_name(name: str) -> str:
     return name
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value  # one is written without brackets
+
+
+def _without_slashes(key: str) -> str:
+    return key.strip("/")  # HDF5 calls /x what others call x
+
+
 def _modality_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,49}", name):
         raise ValueError("a modality's name is up to 50 letters, digits, '_' and '-', and starts with a letter")
@@ -82,6 +90,7 @@ def _modality_name(name: str) -> str:
 
 DatasetName = Annotated[str, AfterValidator(_dataset_name)]
 ModalityName = Annotated[str, AfterValidator(_modality_name)]
+ArrayKey = Annotated[str, AfterValidator(_without_slashes)]
 AnyFile = Annotated[str, AfterValidator(_readable)]
 TableFile = Annotated[str, AfterValidator(_table)]
 
@@ -161,7 +170,7 @@ class QualitySource(Config):
     """Warnings stop the preparation as errors do."""
     quarantine: bool = False
     """Rows that cannot be used are set aside, not refused."""
-    accept: tuple[str, ...] = ()
+    accept: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
     """Findings that are known and meant, each as `<code>` or `<code>:<subject>`."""
 
 
@@ -170,7 +179,7 @@ class ModalitySource(Config):
 
     kind: ModalityKind
     file: AnyFile
-    key: str | None = None
+    key: ArrayKey | None = None
     """Name of the array in an npz, HDF5, MATLAB or Zarr file; not needed when it holds only one."""
     columns: tuple[str, ...] = ()
     """Columns of a table: those of a tabular modality, those joined to a text, or the features of a vector."""

@@ -15,8 +15,8 @@ from training_core.schema import DataSpec, ModalitySpec, Samples
 if TYPE_CHECKING:
     from training_core.data.storage.dataset import Dataset
 
-Features = Mapping[str, Sequence[int]]
-"""Per vector or table of which only some columns are wanted: their positions."""
+Features = Mapping[str, Sequence[int | str]]
+"""Per vector or table of which only some columns are wanted: their positions, or in a table their names."""
 
 _TEXT_BYTES = 256  # guessed size of one text: a few sentences as a Python string
 _ROW_BYTES = 96  # of a row's id, availability and target
@@ -299,16 +299,18 @@ def _cut(
     return part, {name: left[name] for name in part.names if name in left}
 
 
-def _checked_columns(modality: ModalitySpec, columns: Sequence[int]) -> tuple[int, ...]:
+def _checked_columns(modality: ModalitySpec, columns: Sequence[int | str]) -> tuple[int, ...]:
+    """Columns given by place, or in a table by name, as places."""
     if modality.kind not in {"vector", "tabular"}:
         raise DataError(
             f"modality '{modality.name}' is {modality.kind}; only vectors and tables have columns to choose"
         )
-    columns = tuple(int(column) for column in columns)
-    num = modality.num_features
+    places = {column.name: place for place, column in enumerate(modality.columns)}
+    given, num = columns, modality.num_features
+    columns = tuple(places.get(column, -1) if isinstance(column, str) else int(column) for column in given)
     if not columns:
         raise DataError(f"no column of modality '{modality.name}' is chosen; choose some, or leave the modality out")
-    if wrong := [column for column in columns if not 0 <= column < num]:
+    if wrong := [name for name, place in zip(given, columns, strict=True) if not 0 <= place < num]:
         names = f" ({', '.join(column.name for column in modality.columns)})" if modality.columns else ""
         raise DataError(f"modality '{modality.name}' has no column {wrong[0]}; it has 0 to {num - 1}{names}")
     return columns

@@ -202,3 +202,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "new.csv").write_text("years\n3\n")
     with pytest.raises(DataError, match=r"new\.csv: the input has none of the columns"):
         read_samples(tmp_path / "new.csv", SPEC)
+
+
+def test_a_column_that_differs_by_case_or_a_space_is_a_slip_not_a_missing_modality():
+    frame = frame_from_samples(some_samples(), SPEC)
+    column = frame.columns[0]
+    for slip in (column.upper(), f" {column} "):
+        with pytest.raises(DataError, match=f"has a column '{slip}', expected '{column}'; rename it"):
+            samples_from_frame(frame.rename(columns={column: slip}), SPEC)
+
+
+def test_ids_are_those_of_the_column_that_is_named(tmp_path):
+    frame = frame_from_samples(some_samples(), SPEC).assign(sample_id=lambda f: [f"s{i}" for i in range(len(f))])
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    assert read_samples(tmp_path / "new.csv", SPEC, "sample_id").ids[1] == "s1"
+    with pytest.raises(DataError, match="has no column 'key' of ids"):
+        read_samples(tmp_path / "new.csv", SPEC, "key")

@@ -126,6 +126,12 @@ def test_a_part_of_a_part_counts_among_its_own_rows_and_columns():
     assert part.modalities == SPEC.names
 
 
+def test_columns_of_a_table_may_be_named():
+    for named, placed in zip(both(features={"meta": ("c", "a")}), both(features={"meta": (2, 0)}), strict=True):
+        assert named.spec == placed.spec
+        assert same(named.samples(), placed.samples())
+
+
 def test_columns_of_a_table_keep_their_names():
     assert [c.name for c in a_view(features={"meta": (2, 0)}).spec["meta"].columns] == ["c", "a"]
 
@@ -196,6 +202,7 @@ def test_no_rows_and_no_modalities_are_legal():
         ({"modalities": ["sound"]}, r"no modality 'sound'; this data has photo, vec, meta, review"),
         ({"features": {"sound": (0,)}}, r"no modality 'sound'; this data has photo"),
         ({"features": {"vec": (0, 5)}}, r"'vec' has no column 5; it has 0 to 4"),
+        ({"features": {"meta": ("a", "d")}}, r"'meta' has no column d; it has 0 to 2 \(a, b, c\)"),
         ({"features": {"meta": (-1,)}}, r"'meta' has no column -1; it has 0 to 2 \(a, b, c\)"),
         ({"features": {"photo": (0,)}}, r"'photo' is image; only vectors and tables"),
         ({"features": {"vec": ()}}, r"no column of modality 'vec' is chosen"),

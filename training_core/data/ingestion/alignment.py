@@ -312,7 +312,8 @@ def _image_names(files: Sequence[str]) -> dict[str, np.ndarray]:
         "names without ending": [path.stem for path in paths],
         "names": [path.name for path in paths],
     }
-    return {kind: np.asarray(values, object) for kind, values in names.items()}
+    # What two images have in common names neither.
+    return {kind: np.asarray(values, object) for kind, values in names.items() if len(set(values)) == len(values)}
 
 
 def _take(values: np.ndarray, positions: np.ndarray | None, absent: object) -> np.ndarray:

@@ -1,13 +1,41 @@
 """What rows that are added to a data set have to have in common with it."""
 
-import numpy as np
-
-from training_core.data.ingestion.alignment import name_some
+from training_core.data.ingestion.identifiers import name_some, positions_of
 from training_core.data.ingestion.row_index import RowIndex
 from training_core.data.source import SourceConfig
 from training_core.data.storage.dataset import Dataset
 from training_core.errors import DataError
 from training_core.schema import ColumnSpec, ModalitySpec
+
+
+def check_alike(base: Dataset, config: SourceConfig) -> None:
+    """The source describes rows of the same kind as those of `base`.
+
+    Raises:
+        DataError: it does not.
+    """
+    kind, names = base.spec.task.kind, config.task.target.names
+    if kind != config.task.kind or base.manifest["target_names"] != list(names):
+        raise DataError(
+            f"{base.ref} predicts {', '.join(base.manifest['target_names'])} ({kind}), the rows to append have "
+            f"{', '.join(names)} ({config.task.kind}); prepare them as a data set of another name"
+        )
+    if set(base.spec.names) != set(config.modalities):
+        raise DataError(
+            f"{base.ref} has the modalities {', '.join(base.spec.names)}, the rows to append have "
+            f"{', '.join(config.modalities)}; list the same ones"
+        )
+    before = base.manifest["lineage"].get("source", {}).get("modalities", {})
+    for name, modality in config.modalities.items():
+        known = before.get(name, {}).get("columns", ())
+        # the columns a vector is made of are not kept with it, so nothing else would notice
+        if modality.kind == "vector" and known and modality.columns and list(known) != list(modality.columns):
+            raise DataError(
+                f"modality '{name}' is made of {', '.join(known)} in {base.ref} and of {', '.join(modality.columns)} "
+                "in the rows to append; list the same columns in the same order"
+            )
+    if config.id is None:
+        raise DataError(f"rows are appended to {base.ref} by their ids; name their column with `id`")
 
 
 def check_fits(base: Dataset, config: SourceConfig, index: RowIndex) -> None:
@@ -16,23 +44,12 @@ def check_fits(base: Dataset, config: SourceConfig, index: RowIndex) -> None:
     Raises:
         DataError: they are not.
     """
-    if (kind := base.spec.task.kind) != config.task.kind or base.manifest["target_names"] != list(index.target_names):
-        raise DataError(
-            f"{base.ref} predicts {', '.join(base.manifest['target_names'])} ({kind}), the rows to append have "
-            f"{', '.join(index.target_names)} ({config.task.kind}); prepare them as a data set of another name"
-        )
-    if set(base.spec.names) != set(config.modalities):
-        raise DataError(
-            f"{base.ref} has the modalities {', '.join(base.spec.names)}, the rows to append have "
-            f"{', '.join(config.modalities)}; list the same ones"
-        )
+    check_alike(base, config)
     for what, there, here in (("groups", base.groups(), index.groups), ("times", base.times(), index.times)):
         if (there is None) != (here is None):
             has, lacks = ("has", "have none") if there is not None else ("has no", "have")
             raise DataError(f"{base.ref} {has} {what} and the rows to append {lacks}; describe both alike")
-    if config.id is None:
-        raise DataError(f"rows are appended to {base.ref} by their ids; name their column with `id`")
-    if (known := np.isin(index.ids.astype(str), base.ids().astype(str))).any():
+    if (known := positions_of(index.ids, base.ids()) >= 0).any():
         raise DataError(
             f"{base.ref} has {name_some(index.ids[known])} already; append only new rows, or prepare all of them anew"
         )

@@ -41,7 +41,8 @@ def check_unique(ids: np.ndarray, where: str, are_alike: Callable[[int, int], bo
         return
     repeated = np.asarray(sorted(set(ids[rows].tolist())), object)
     row, other = rows[ids[rows] == repeated[0]][:2].tolist()
-    how = "say the same: keep one" if are_alike(row, other) else "contradict each other: keep the right one"
+    alike = "are alike in all columns that are read" if are_alike(row, other) else "contradict each other"
+    how = f"{alike}: keep the right one"
     raise DataError(
         f"{where}: {name_some(repeated)} occur(s) more than once (rows {row} and {other} {how}); "
         "every id has to be unique"

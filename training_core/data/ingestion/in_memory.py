@@ -155,13 +155,14 @@ def _described(
             described: dict[str, Any] = {"kind": kind, "columns": list(values.columns)}
         else:
             numeric = [c for c in values if types.is_numeric_dtype(values[c]) and not types.is_bool_dtype(values[c])]
-            categorical = [column for column in values.columns if column not in numeric]
+            times = [column for column in values if types.is_datetime64_any_dtype(values[column])]  # refused by name
+            categorical = [column for column in values.columns if column not in {*numeric, *times}]
             described = {"kind": "tabular", "columns": list(values.columns), "categorical": categorical}
-        return {**described, "file": f"{name}.parquet"}, MemoryTable(values)
+        return {**described, "file": _table_of(name)}, MemoryTable(values)
     array = values if isinstance(values, np.ndarray) else None
     if array is None or array.dtype.kind in "OUS" or kind == "text":
         source = MemoryTable(pd.DataFrame({"text": _column(values)}))
-        return {"kind": "text", "columns": ["text"], "file": f"{name}.parquet"}, source
+        return {"kind": "text", "columns": ["text"], "file": _table_of(name)}, source
     found = kind or _KIND_OF_NDIM.get(array.ndim)
     if found is None:
         raise DataError(
@@ -169,6 +170,12 @@ def _described(
             "[N, T, F], an image [N, H, W] or [N, C, H, W], or a vector [N, D]"
         )
     return ModalitySource(kind=found, file=f"{name}.npy").model_dump(exclude_defaults=True), MemoryArray(array)
+
+
+def _table_of(modality: str) -> str:
+    """Under which name the table of a modality is looked up: one called `rows` must not take the place of `_ROWS`."""
+    file = f"{modality}.parquet"
+    return f"modalities/{file}" if file == _ROWS else file
 
 
 def _target_columns(target: Any, task: TaskKind) -> tuple[dict[str, Any], list[str]]:
@@ -192,7 +199,7 @@ def _column(values: Any) -> Any:
     import pandas as pd
 
     return (
-        values
+        values.reset_index(drop=True)  # rows go by their place: pandas would put them in the order of the index
         if isinstance(values, pd.Series)
         else pd.Series(list(values) if not isinstance(values, np.ndarray) else values)
     )

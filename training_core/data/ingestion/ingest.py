@@ -5,6 +5,7 @@ that the modality is not available for that sample. What is ambiguous is refused
 the source says so. Memory grows with the number of samples (ids, targets, masks), not with what the modalities hold.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +15,18 @@ import numpy as np
 
 from training_core.artifacts import unfinished_directory, write_text_atomically
 from training_core.data.ingestion.alignment import AlignedFiles, name_some
-from training_core.data.ingestion.appending import check_fits, extended_modality
+from training_core.data.ingestion.appending import check_alike, check_fits, extended_modality
 from training_core.data.ingestion.modalities import ModalityReader, open_modality
 from training_core.data.ingestion.row_index import Rejected, RowIndex, read_index, target_codes, task_spec
-from training_core.data.quality import Known, Profile, ProfileSummary, QualityReport, check_quality, write_html
+from training_core.data.quality import (
+    Known,
+    Profile,
+    ProfileSummary,
+    QualityReport,
+    RowProblem,
+    check_quality,
+    write_html,
+)
 from training_core.data.source import SourceConfig, load_source
 from training_core.data.splitting.splits import SET_ASIDE, check_given_split, draw_split, extend_split
 from training_core.data.storage.dataset import Dataset
@@ -84,6 +93,8 @@ def ingest(
         given: tables and arrays in memory that take the place of files, by file name.
         base: the version to extend.
     """
+    if base is not None:
+        check_alike(base, config)
     with _staging(store.root / config.name) as staging:
         files = AlignedFiles(config, folder, staging, given or {})
         if not len(files.ids):
@@ -98,7 +109,7 @@ def ingest(
             profile, available = _write(part, readers, index, task, rejected)
             if base is not None and part.digest in {listed["digest"] for listed in base.manifest["parts"]}:
                 return base
-            _reject_empty(available, rejected)
+            _reject_empty(available, rejected, base)
             while True:
                 described = _describe(config, files, readers, index, available, profile, rejected, base, store)
                 try:
@@ -149,10 +160,10 @@ def _write(
     return profile, available
 
 
-def _reject_empty(available: Mapping[str, np.ndarray], rejected: Rejected) -> None:
-    """Rows that have no modality at all are of no use; a modality that no row has is a mistake."""
+def _reject_empty(available: Mapping[str, np.ndarray], rejected: Rejected, base: Dataset | None) -> None:
+    """Rows that have no modality at all are of no use; a modality that no row has is a mistake, but for added rows."""
     for name, mask in available.items():
-        if not mask.any():
+        if base is None and not mask.any():
             raise DataError(
                 f"modality '{name}' is not available for any sample; fill it in or remove it from the source"
             )
@@ -176,18 +187,24 @@ def _describe(
     """Everything the new version says of its rows, once it has passed the quality gate."""
     if base is not None:
         check_fits(base, config, index)
-    task = task_spec(config.task, index, base.spec.task if base else None)
-    codes = target_codes(task, index.target)
-    own = tuple(reader.spec for reader in readers)
-    modalities = own if base is None else tuple(extended_modality(base.spec[spec.name], spec) for spec in own)
-    spec = DataSpec(modalities=modalities, task=task)
     kept = ~rejected.mask
     if not kept.any():
-        raise DataError(f"all {len(kept)} rows were set aside ({_counted(rejected)}); correct the source")
+        raise DataError(f"all {len(kept)} rows were set aside ({_counted(rejected.counts())}); correct the source")
+    task = task_spec(config.task, index, base.spec.task if base else None, kept)
+    codes = target_codes(task, index.target)
+    own = {reader.spec.name: reader.spec for reader in readers}
+    modalities = (
+        tuple(own.values())
+        if base is None
+        else tuple(extended_modality(known, own[known.name]) for known in base.spec.modalities)
+    )
+    spec = DataSpec(modalities=modalities, task=task)
     split = np.full(len(kept), SET_ASIDE, object)
     split[kept] = _split(config, index, codes, kept, base)
     if base is None:
         _check_trainable(config, spec, codes, available, split, files.ids)
+    embargoed = np.flatnonzero(kept & (split == SET_ASIDE))
+    near = RowProblem("embargo", embargoed, "closer in time to rows of another part than the embargo allows")
     report = check_quality(
         profile,
         Known(
@@ -199,28 +216,31 @@ def _describe(
             times=index.times,
             ids=files.ids,
             unmatched=files.unmatched,
-            rejected=rejected.problems,
+            rejected=[*rejected.problems, *([near] if len(embargoed) else [])],
             base=_profile_of(base) if base else None,
             base_spec=base.spec if base else None,
             accept=config.quality.accept,
         ),
     )
     _pass_gate(report, config, store)
+    before = base.manifest["lineage"].get("set_aside", {}) if base else {}
+    aside = Counter(before) + Counter(rejected.counts()) + Counter({"embargo": len(embargoed)})
     lineage = {
+        "rows": len(files.ids),
         "action": "append" if base else "prepare",
         "parent": base.version if base else None,
         "source": config.model_dump(mode="json"),
         "files": files.fingerprints(),
         "matched": dict(files.matched),
         "rows_without_sample": dict(files.unmatched),
-        "set_aside": rejected.counts(),
+        "set_aside": dict(aside),
     }
     return Described(
         spec=spec,
         target_names=index.target_names,
         split=split if base is None else np.concatenate([base.split(), split]),
         lineage=lineage,
-        files={"quality.json": report.to_json(), "quality.html": write_html(report, config.name)},
+        files={"quality.json": report.to_json(), "quality.html": write_html(report, _titled(config, base))},
     )
 
 
@@ -239,7 +259,7 @@ def _split(
     rule = config.split
     if index.split is not None:
         where = f"{rule.file}, split column '{rule.column}'"
-        return check_given_split(index.split[kept], groups, where, whole=base is None)
+        return check_given_split(index.split[kept], groups, where, base=base)
     strata = None if config.task.kind == "regression" else codes[kept]
     if base is not None:
         return extend_split(base, groups=groups, times=times, strata=strata, num_rows=int(kept.sum()), rule=rule)
@@ -307,9 +327,10 @@ def _pass_gate(report: QualityReport, config: SourceConfig, store: DatasetStore)
         DataError: there is an error that was not accepted, or with `strict` a warning.
     """
     blocking = [*report.errors, *(report.warnings if config.quality.strict else ())]
-    if not blocking:
-        return
     path = store.root / config.name / "refused.html"
+    if not blocking:
+        path.unlink(missing_ok=True)  # of an earlier attempt
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, write_html(report, config.name))
     found = " | ".join(f"{finding.code} {finding.subject}: {finding.message}" for finding in blocking[:3])
@@ -320,5 +341,9 @@ def _pass_gate(report: QualityReport, config: SourceConfig, store: DatasetStore)
     )
 
 
-def _counted(rejected: Rejected) -> str:
-    return ", ".join(f"{code} {count}" for code, count in rejected.counts().items())
+def _titled(config: SourceConfig, base: Dataset | None) -> str:
+    return config.name if base is None else f"{config.name}: rows added to {base.ref}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{code} {count}" for code, count in counts.items())

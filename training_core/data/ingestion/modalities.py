@@ -162,10 +162,12 @@ def _numbers(column: "pa.ChunkedArray", type_: "pa.DataType", where: str, start:
     """A block of a numeric column as `type_`; cells that are not numbers are null and their rows rejected."""
     import pyarrow as pa
 
-    series = column.to_pandas() if pa.types.is_string(column.type) or pa.types.is_floating(column.type) else None
-    if series is not None and (bad := np.flatnonzero(bad_numbers(series))).size:
-        problem = not_numbers(series, bad, where, start)
-        advice = f"{CATEGORICAL_ADVICE}, correct the cell"
+    types = pa.types
+    plain = types.is_integer(column.type) or types.is_boolean(column.type) or types.is_null(column.type)
+    # dates are not looked at cell by cell: the whole column is wrong, see `typed_numbers`
+    if not (plain or types.is_temporal(column.type)) and (bad := np.flatnonzero(bad_numbers(column))).size:
+        problem = not_numbers(column.to_pandas(), bad, where, start)
+        advice = "correct the cell" if "is infinite" in problem else f"{CATEGORICAL_ADVICE}, correct the cell"
         rejected.add("not_a_number", start + bad, problem, advice)
         cells = column.to_pylist()
         for cell in bad:
@@ -194,6 +196,7 @@ def _check_finite(name: str, values: np.ndarray, available: np.ndarray, start: i
     flat = values.reshape(len(values), -1)
     with np.errstate(invalid="ignore", over="ignore"):
         sums = np.abs(flat).max(axis=1, initial=0) if flat.size else np.zeros(len(flat))
+        sums = sums.astype(np.float64, copy=False)  # the largest float32 is infinite as a float16
     suspect = np.flatnonzero(~(sums <= _LARGEST) & available)  # NaN or beyond float32: looked at closely
     if not len(suspect):
         return available
@@ -203,7 +206,7 @@ def _check_finite(name: str, values: np.ndarray, available: np.ndarray, start: i
     available[absent] = False
     ids = rejected.ids[start : start + len(values)]
     with np.errstate(invalid="ignore"):
-        infinite = suspect[(np.abs(flat[suspect]) > _LARGEST).any(axis=1)]
+        infinite = suspect[(np.abs(flat[suspect].astype(np.float64)) > _LARGEST).any(axis=1)]
     rejected.add(
         "infinite",
         start + infinite,

@@ -102,8 +102,12 @@ def read_index(config: SourceConfig, files: AlignedFiles, rejected: Rejected) ->
     return RowIndex(files.ids, names, target, cells, groups, times, split)
 
 
-def task_spec(source: TaskSource, index: RowIndex, known: TaskSpec | None = None) -> TaskSpec:
+def task_spec(
+    source: TaskSource, index: RowIndex, known: TaskSpec | None = None, kept: np.ndarray | None = None
+) -> TaskSpec:
     """The task, with the classes of the samples; those of the version that is extended (`known`) keep their places.
+
+    `kept`: which rows count, bool [N]; all by default.
 
     Raises:
         DataError: there is only one class.
@@ -113,7 +117,7 @@ def task_spec(source: TaskSource, index: RowIndex, known: TaskSpec | None = None
         return TaskSpec.multilabel(names)
     if source.kind == "regression":
         return TaskSpec.regression(names)
-    found = sorted_names(index.target)
+    found = sorted_names(index.target if kept is None else index.target[kept])
     before = known.classes if known else ()
     classes = (*before, *(name for name in found if name not in before))
     if len(classes) < 2:

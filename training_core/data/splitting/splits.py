@@ -242,21 +242,24 @@ def time_split(
     return split
 
 
-def check_given_split(values: np.ndarray, groups: np.ndarray | None, where: str, *, whole: bool = True) -> np.ndarray:
-    """A split read from a column, checked; one that is not `whole` may lack training or test rows.
+def check_given_split(
+    values: np.ndarray, groups: np.ndarray | None, where: str, *, base: SplitRows | None = None
+) -> np.ndarray:
+    """A split read from a column, checked; that of rows added to `base` may lack training or test rows.
 
     Raises:
-        DataError: a value is absent or not one of `SPLITS`, no row trains or none tests, or a group is in two parts.
+        DataError: a value is absent or not one of `SPLITS`, no row trains or none tests, or a group is in two parts,
+            those of `base` included.
     """
     for row, value in enumerate(values):
         if value not in SPLITS:
             got = "absent" if value is None else repr(value)
             raise DataError(f"{where}, row {row}: the split is {got}; expected one of {', '.join(SPLITS)}")
-    for part in ("train", "test") if whole else ():
+    for part in ("train", "test") if base is None else ():
         if part not in values:
             raise DataError(f"{where}: no row is marked '{part}'; mark some, or remove `split` to have them drawn")
     if groups is not None:
-        seen: dict[str, str] = {}
+        seen = {} if base is None else _known_sides(base)
         for group, part in zip(groups, values, strict=True):
             if seen.setdefault(group, part) != part:
                 raise DataError(
@@ -312,9 +315,8 @@ def extend_split(
     """
     before = base.split()
     split = np.full(num_rows, "", object)
-    if groups is not None and (known := base.groups()) is not None:
-        served = before != SET_ASIDE
-        side = dict(zip(known[served], before[served], strict=True))
+    if groups is not None:
+        side = _known_sides(base)
         split[:] = [side.get(group, "") for group in groups]
     rows = np.flatnonzero(split == "")
     draws = generator(rule.seed, "extended-split", len(before))
@@ -324,6 +326,15 @@ def extend_split(
     else:
         split[rows] = _extended_in_time(unit_times(times[rows], own), base.times(), before, rule, draws)
     return split
+
+
+def _known_sides(base: SplitRows) -> dict[str, str]:
+    """The part of each group of `base`, if there are any; groups of rows that were set aside have none."""
+    split, groups = base.split(), base.groups()
+    if groups is None:
+        return {}
+    served = split != SET_ASIDE
+    return dict(zip(groups[served], split[served], strict=True))
 
 
 def _extended_at_random(

@@ -84,6 +84,8 @@ class Dataset:
             self._split: np.ndarray = np.load(path / "split.npy", allow_pickle=False)
         if not sum(part.num_rows for part in self.parts) == self.num_rows == len(self._split):
             raise StorageError(f"{path}: its parts, split and manifest disagree on how many rows there are")
+        if self._split.dtype != np.uint8 or (self._split >= len(SPLIT_CODES)).any():
+            raise StorageError(f"{path}: split.npy names a split that there is not; prepare the dataset again")
         self._kept: dict[str, Any] = {}
         self._kept_bytes = 0
         self._types: dict[str, pa.DataType] = {}
@@ -242,7 +244,7 @@ class Dataset:
         self,
         rows: np.ndarray | None = None,
         modalities: Iterable[str] | None = None,
-        features: Mapping[str, Sequence[int]] | None = None,
+        features: Mapping[str, Sequence[int | str]] | None = None,
     ) -> "View":
         """Some rows (positions, repeats allowed), modalities and feature columns; nothing is copied."""
         from training_core.data.views import View

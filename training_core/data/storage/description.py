@@ -58,6 +58,10 @@ class DatasetDescription(Config):
     num_parts: int
     num_bytes: int
     """On disk, parts shared with other versions included."""
+    judged: str
+    """Which rows the findings are about."""
+    set_aside: dict[str, int]
+    """How many rows are served by no split, for each reason, over all parts."""
     lineage: tuple[dict[str, Any], ...]
     """This version and those it was made from, the newest first."""
 
@@ -69,7 +73,7 @@ def describe(store: DatasetStore, dataset: Dataset, num_samples: int = 5) -> Dat
     split = dataset.split()
     parts = {part: split == part for part in SPLITS if (split == part).any()}
     patterns = Counter(map(tuple, masks[split != SET_ASIDE].tolist()))
-    quality = dataset.quality()
+    quality, made_from = dataset.quality(), dataset.manifest["lineage"]
     return DatasetDescription(
         dataset=dataset.ref,
         created=dataset.manifest["created"],
@@ -98,6 +102,8 @@ def describe(store: DatasetStore, dataset: Dataset, num_samples: int = 5) -> Dat
         samples=tuple(_samples(dataset, num_samples)),
         num_parts=len(dataset.manifest["parts"]),
         num_bytes=dataset.num_bytes(),
+        judged=f"the {made_from['rows']:,} rows added last" if made_from.get("action") == "append" else "all rows",
+        set_aside=made_from.get("set_aside", {}),
         lineage=tuple(lineage(store, dataset.ref)),
     )
 
@@ -113,6 +119,8 @@ def _form(modality: ModalitySpec) -> str:
 def _samples(dataset: Dataset, num_samples: int) -> list[dict[str, Any]]:
     """The first rows as a person wants to see them: cells as text, arrays as what they are."""
     rows = np.arange(min(num_samples, dataset.num_rows))
+    if not len(rows):
+        return []
     own = dataset.frame(None, rows)
     available = dataset.available(rows)
     lines: list[dict[str, Any]] = [{str(c): _cell(own[c].iloc[i]) for c in own} for i in range(len(rows))]

@@ -176,7 +176,7 @@ def _schema_changes(old: Dataset, new: Dataset) -> Iterable[str]:
             yield f"Modality '{name}' had the shape {list(before.shape)} and has {list(after.shape)}."
         was_columns, now_columns = ({column.name: column for column in spec.columns} for spec in (before, after))
         yield from _set_changes(f"column of '{name}'", f"columns of '{name}'", was_columns, now_columns)
-        for column in was_columns.keys() & now_columns.keys():
+        for column in (name for name in was_columns if name in now_columns):
             known = [spec[column].categories for spec in (was_columns, now_columns)]
             if (known[0] is None) != (known[1] is None):
                 yield f"Column '{name}.{column}' became {'categories' if known[0] is None else 'numbers'}."

@@ -82,6 +82,11 @@ class DatasetStore:
         folders = self.root.iterdir() if self.root.is_dir() else ()
         return tuple(sorted(f.name for f in folders if is_dataset_name(f.name) and self.versions(f.name)))
 
+    def homes(self) -> tuple[str, ...]:
+        """Data sets that have a folder, sorted: those that have a version, and what killed writers left of others."""
+        folders = self.root.iterdir() if self.root.is_dir() else ()
+        return tuple(sorted(f.name for f in folders if is_dataset_name(f.name) and f.is_dir()))
+
     def versions(self, name: str) -> tuple[str, ...]:
         """Versions of a data set, oldest first; none when it is unknown."""
         folder = self.root / name

@@ -67,7 +67,7 @@ class ArrayInput:
         """
         self.name = modality.name
         self._columns = None if columns is None else np.asarray(columns)
-        self._readers = [RowReader(path, scratch) for path, _ in stores]
+        self._readers = [RowReader(path, scratch, whole=True) for path, _ in stores]
         self._starts = np.cumsum([0, *(num_rows for _, num_rows in stores)])
         for reader, (path, num_rows) in zip(self._readers, stores, strict=True):
             fits = columns is not None or reader.shape[1:] == modality.shape

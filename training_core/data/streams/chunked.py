@@ -82,6 +82,7 @@ class ChunkStream(EpochStream):
         super().__init__(len(source), batching)
         self._place = place or "read from disk in chunks"
         self._num_threads = num_threads
+        self._source = source  # as long as somebody has the data set, nobody removes its files
         view = source if isinstance(source, View) else None
         array_kinds = {"image", "vector", "sequence"}
         names = [m.name for m in preprocessor.spec.modalities if view is not None and m.kind in array_kinds]

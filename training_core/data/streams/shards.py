@@ -49,17 +49,19 @@ class RowReader:
         chunk_rows: rows that are read together at no extra cost.
     """
 
-    def __init__(self, path: Path, scratch: Scratch | None = None) -> None:
+    def __init__(self, path: Path, scratch: Scratch | None = None, *, whole: bool = False) -> None:
         """Look at the array in folder `path`.
 
         Args:
             path: of the array.
             scratch: memory to decode in, that others may use too.
+            whole: every shard was written, as those of parts are: one that is not there is an error, not fill values.
 
         Raises:
             StorageError: there is no Zarr array.
         """
         self._path = path
+        self._whole = whole
         self._scratch = Scratch() if scratch is None else scratch
         self._indices: dict[int, list[list[int]] | None] = {}
         self._array: Any = None
@@ -157,7 +159,7 @@ class RowReader:
         if shard in self._indices:
             return self._indices[shard]
         found = None
-        if os.path.exists(self._file(shard)):  # noqa: PTH110
+        if self._whole or os.path.exists(self._file(shard)):  # noqa: PTH110
             index = np.empty((self._layout.chunks, 2), "<u8")
             file = os.open(self._file(shard), os.O_RDONLY)
             try:

@@ -190,14 +190,15 @@ def test_an_id_that_occurs_twice_is_named_and_the_rows_compared(tmp_path):
     same.to_csv(tmp_path / "m.csv", index=False)
     table = {"kind": "tabular", "file": "m.csv", "columns": ["n"]}
     with pytest.raises(
-        DataError, match=r"m.csv, .*: id a occur\(s\) more than once \(rows 0 and 2 say the same: keep one"
+        DataError,
+        match=r"m.csv, .*: id a occur\(s\) more than once \(rows 0 and 2 are alike in all columns that are read",
     ):
         aligned(tmp_path, config(m=table)).numbers("m.csv", "n")
     same.loc[2, "n"] = 9
     same.to_csv(tmp_path / "m.csv", index=False)
     with pytest.raises(DataError, match=r"rows 0 and 2 contradict each other: keep the right one"):
         aligned(tmp_path, config(m=table)).numbers("m.csv", "n")
-    for last, how in ((VALUES[0], "say the same"), (VALUES[1], "contradict")):
+    for last, how in ((VALUES[0], "are alike in all columns"), (VALUES[1], "contradict")):
         values = np.stack([VALUES[0], VALUES[2], last])
         np.savez(tmp_path / "vec.npz", x=values, sku=["a", "b", "a"])
         with pytest.raises(DataError, match=f"vec.npz, id column 'sku': id a occur.* {how}"):

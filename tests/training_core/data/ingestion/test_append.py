@@ -115,3 +115,49 @@ def test_without_ids_nothing_can_be_appended(world):
 def test_appending_to_what_is_not_there_says_so(world):
     with pytest.raises(DataError, match="no dataset 'shoes'"):
         append_to_dataset(cut(world, slice(0, HALF)), world.store)
+
+
+def test_a_given_split_does_not_move_a_known_group(world):
+    world.source["group"] = column("user")
+    world.source["split"] = column("split")
+    world.meta["user"] = [f"u{i % 10}" for i in range(NUM_ROWS)]  # every group in both halves
+    world.meta["split"] = ["test" if (i % 10 < 3) == (i < HALF) else "train" for i in range(NUM_ROWS)]
+    old = prepare_dataset(cut(world, slice(0, HALF)), world.store)
+    with pytest.raises(DataError, match="group 'u0' is in both 'test' and 'train'"):
+        append_to_dataset(cut(world, slice(HALF, NUM_ROWS)), world.store)
+    assert world.store.versions("shoes") == (old.version,)
+
+
+def test_modalities_keep_their_order_whatever_the_order_of_the_source(world):
+    old = prepare_dataset(cut(world, slice(0, HALF)), world.store)
+    world.source["modalities"] = dict(reversed(world.source["modalities"].items()))
+    new = append_to_dataset(cut(world, slice(HALF, NUM_ROWS)), world.store)
+    assert new.spec.names == old.spec.names
+    assert (new.samples().inputs["vec"] == world.vec).all()
+
+
+def test_added_rows_may_all_lack_a_modality(world):
+    world.vec[HALF:] = np.nan
+    world.meta.loc[HALF:, ["title", "body"]] = ""
+    prepare_dataset(cut(world, slice(0, HALF)), world.store)
+    new = append_to_dataset(cut(world, slice(HALF, NUM_ROWS)), world.store)
+    for name in ("vec", "review"):
+        assert new.available()[name].tolist() == [True] * HALF + [False] * HALF
+
+
+def test_a_vector_of_columns_keeps_their_order(world):
+    world.meta["weight"] = np.random.default_rng(1).normal(size=NUM_ROWS)
+    world.source["modalities"]["facts"] = {"kind": "vector", "file": "meta.csv", "columns": ["price", "weight"]}
+    prepare_dataset(cut(world, slice(0, HALF)), world.store)
+    world.source["modalities"]["facts"] = {"kind": "vector", "file": "meta.csv", "columns": ["weight", "price"]}
+    with pytest.raises(DataError, match=r"'facts' is made of price, weight in .* and of weight, price in the rows"):
+        append_to_dataset(cut(world, slice(HALF, NUM_ROWS)), world.store)
+
+
+def test_another_task_is_refused_as_such_whatever_its_values(world):
+    world.source["task"] = {"kind": "regression", "target": column("price")}
+    prepare_dataset(cut(world, slice(0, HALF)), world.store)
+    world.source["task"] = {"kind": "classification", "target": column("label")}
+    world.meta["label"] = "cat"
+    with pytest.raises(DataError, match=r"predicts price \(regression\), the rows to append have label"):
+        append_to_dataset(cut(world, slice(HALF, NUM_ROWS)), world.store)

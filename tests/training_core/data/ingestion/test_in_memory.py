@@ -118,3 +118,17 @@ def test_a_hugging_face_data_set_comes_in_by_its_features(tmp_path):
     assert dataset.spec.task.classes == ("no", "yes")
     assert (dataset.array("emb") == MODALITIES["vec"].astype(np.float32)).all()
     assert dataset.frame("columns")["size"].tolist() == (np.arange(N) / 7).tolist()
+
+
+def test_series_go_by_their_place_whatever_their_index(tmp_path):
+    order = np.random.default_rng(1).permutation(N)
+    target, ids = pd.Series(LABEL, index=order), pd.Series([f"x{i}" for i in range(N)])
+    dataset = create(tmp_path, target=target, ids=ids, split=pd.Series(["train", "test"] * 15, index=order[::-1]))
+    assert np.asarray(dataset.spec.task.classes)[dataset.target()].tolist() == LABEL.tolist()
+    assert dataset.ids().tolist() == ids.tolist()
+    assert dataset.split().tolist() == ["train", "test"] * 15
+
+
+def test_a_modality_may_be_called_rows(tmp_path):
+    dataset = create(tmp_path, modalities={"rows": MODALITIES["meta"], "vec": MODALITIES["vec"]})
+    assert dataset.frame("rows")["city"].tolist() == list("abc") * 10

@@ -106,9 +106,42 @@ def test_the_gate_refuses_a_leak_writes_the_report_and_lets_it_pass_when_accepte
     assert leak["accepted"]
 
 
+def test_a_class_that_only_set_aside_rows_have_is_no_class(world):
+    world.meta.loc[[7, 9], "label"] = "emu"
+    world.vec[[7, 9], 1] = np.nan
+    dataset = world.prepare()
+    assert dataset.spec.task.classes == ("cat", "dog")
+    assert dataset.target()[[7, 9]].tolist() == [-1, -1]
+
+
+def test_rows_within_the_embargo_are_counted_and_named_as_such(world):
+    world.source |= {"time": {"file": "meta.csv", "column": "ts"}, "split": {"test": 0.3, "embargo": "2d"}}
+    dataset = world.prepare()
+    assert dataset.manifest["lineage"]["set_aside"]["embargo"] == len(aside(dataset)) > 0
+    assert "than the embargo allows" in str(dataset.quality())
+
+
 def test_strict_refuses_warnings_too(world):
     world.meta["constant"] = 1.5
     world.source["modalities"]["table"]["columns"] = ["age", "city", "constant"]
     world.prepare()
     with pytest.raises(DataError, match="the quality gate refuses"):
         prepare_dataset(world.write(), world.store, {"quality": {"strict": True}})
+
+
+def test_numbers_in_long_strings_of_parquet_are_set_aside_too(world):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    age = [str(value) for value in world.meta["age"]]
+    age[35] = "old"
+    table = pa.table({"sample_id": world.meta["sample_id"].tolist(), "age": pa.array(age, pa.large_string())})
+    pq.write_table(table, world.folder / "ages.parquet")
+    world.source["modalities"]["table"] = {"kind": "tabular", "file": "ages.parquet", "columns": ["age"]}
+    assert aside(world.prepare()) == [35]
+
+
+def test_an_infinite_half_precision_number_is_set_aside(world):
+    world.vec = world.vec.astype(np.float16)
+    world.vec[7, 1] = np.inf
+    assert aside(world.prepare()) == [7]

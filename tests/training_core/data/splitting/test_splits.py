@@ -16,6 +16,22 @@ from training_core.data.splitting.splits import (
 from training_core.errors import ConfigError, DataError
 
 
+class Rows:
+    """Rows that have been split before."""
+
+    def __init__(self, split: np.ndarray, groups: np.ndarray | None = None) -> None:
+        self._split, self._groups = split, groups
+
+    def split(self) -> np.ndarray:
+        return self._split
+
+    def groups(self) -> np.ndarray | None:
+        return self._groups
+
+    def times(self) -> None:
+        return None
+
+
 def shares(split: np.ndarray) -> dict[str, float]:
     return {part: float((split == part).mean()) for part in ("train", "validation", "test")}
 
@@ -153,7 +169,16 @@ def test_a_given_split_may_not_part_a_group():
 
 
 def test_a_given_split_of_added_rows_may_lack_a_part():
-    assert len(check_given_split(given("test", "test"), None, "meta.csv", whole=False)) == 2
+    base = Rows(given("train", "test"))
+    assert len(check_given_split(given("test", "test"), None, "meta.csv", base=base)) == 2
+
+
+def test_a_given_split_of_added_rows_may_not_move_a_known_group():
+    base = Rows(given("train", "test", "quarantined"), np.asarray(["a", "b", "c"], object))
+    groups = np.asarray(["b", "c", "d"], object)
+    with pytest.raises(DataError, match="group 'b' is in both 'test' and 'train'"):
+        check_given_split(given("train", "train", "test"), groups, "meta.csv", base=base)
+    assert len(check_given_split(given("test", "train", "test"), groups, "meta.csv", base=base)) == 3
 
 
 @pytest.mark.parametrize("kind", ["rows", "classes", "labels", "groups", "times"])

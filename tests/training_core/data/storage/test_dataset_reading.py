@@ -14,7 +14,7 @@ from training_core.data.storage import dataset as dataset_module
 from training_core.data.storage.dataset import Dataset
 from training_core.data.storage.parts import Block
 from training_core.data.storage.store import DatasetStore, Described
-from training_core.errors import DataError
+from training_core.errors import DataError, StorageError
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, Samples, TaskSpec
 
 SPEC = DataSpec(
@@ -192,3 +192,17 @@ def test_nothing_stays_open_when_nobody_has_the_data_set(tmp_path):
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
     assert held.subset(rows=held.rows("test"), modalities=["meta"]).samples().inputs["meta"].shape == (20, 2)
+
+
+def test_a_shard_that_vanishes_is_an_error_and_not_zeros(tmp_path):
+    dataset = publish(DatasetStore(tmp_path), "shoes", some_contents())
+    (dataset.parts[0].array_path("vec") / "c" / "0" / "0").unlink()
+    with pytest.raises(StorageError, match=r"does not read back .*vec/c/0/0"):
+        dataset.array("vec", np.arange(3))
+
+
+def test_a_split_that_there_is_not_is_refused_on_opening(tmp_path):
+    dataset = publish(DatasetStore(tmp_path), "shoes", some_contents())
+    np.save(dataset.path / "split.npy", np.full(len(dataset), 99, np.uint8))
+    with pytest.raises(StorageError, match=r"split\.npy names a split that there is not"):
+        Dataset(dataset.path)

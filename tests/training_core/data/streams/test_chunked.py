@@ -12,6 +12,7 @@ import pytest
 import torch
 from stream_world import assert_rows_are_encoded, encoding, row_numbers, some_dataset
 
+from training_core.artifacts import unshared
 from training_core.data.preprocessing import Preprocessor
 from training_core.data.storage.dataset import Dataset
 from training_core.data.streams.batching import Batching
@@ -295,3 +296,24 @@ def preprocessor_of(dataset: Dataset) -> Preprocessor:
 def test_a_stream_without_a_batch_is_refused(dataset: Dataset, preprocessor: Preprocessor) -> None:
     with pytest.raises(DataError, match="20 rows make no batch of 32"):
         chunked(dataset.subset(np.arange(20)), preprocessor, Batching(32, drop_last=True))
+
+
+def test_the_data_set_stays_in_use_as_long_as_the_stream(tmp_path: Path) -> None:
+    data = some_dataset(tmp_path, (64,))
+    view = data.subset()
+    stream = chunked(view, encoding(view), Batching(16))
+    manifest = data.path / "manifest.json"
+    del data, view
+    gc.collect()
+    with unshared(manifest) as is_free:
+        assert not is_free
+    assert sum(len(batch) for batch in stream) == 64
+
+
+def test_a_shard_that_vanishes_is_an_error_and_not_zeros(tmp_path: Path) -> None:
+    data = some_dataset(tmp_path, (64,))
+    view = data.subset()
+    stream = chunked(view, encoding(view), Batching(16))
+    (data.parts[0].array_path("vec") / "c" / "0" / "0").unlink()
+    with pytest.raises(StorageError, match="vec does not read back"):
+        list(stream)
