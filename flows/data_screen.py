@@ -90,9 +90,9 @@ def show_description(console: Console, found: DatasetDescription) -> None:
     head.add_row("made", _day(found.created))
     if found.set_aside:
         head.add_row("set aside", ", ".join(f"{code} {count:,}" for code, count in found.set_aside.items()))
-    if found.report:
-        head.add_row("report", Text(found.report, style="cyan"))
     console.print(head)
+    if found.report:  # in one piece, to be copied
+        console.print(Text.assemble(("report   ", "dim"), (found.report, "cyan")), soft_wrap=True)
     console.print(_schema_table(found))
     if len(found.modalities) > 1:
         console.print(_patterns_table(found))
