@@ -84,6 +84,11 @@ class BatchBuffers:
         else:
             self._batch = _empty(like, batch_size)
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether batches are filled on the CPU for a GPU: then everything in them has to be written."""
+        return self._handover is not None
+
     def fill(self, num_rows: int, write: Callable[[Batch], None]) -> Batch:
         """The next batch: `write` is given one of `num_rows` rows, whose tensors it overwrites."""
         if self._handover is not None:
