@@ -55,29 +55,29 @@ class DeviceStream(EpochStream):
             return values.index_select(0, order)
 
         # What is small is put in order once per epoch: a batch of it is then a piece of that, and costs nothing.
-        available = ordered(batching.shown(data.available, epoch))
-        target = None if data.target is None else ordered(data.target)
-        weight = None if data.weight is None else ordered(data.weight)
+        small = [
+            order,
+            ordered(batching.shown(data.available, epoch)),
+            None if data.target is None else ordered(data.target),
+            None if data.weight is None else ordered(data.weight),
+        ]
 
         def gather(batch: Batch) -> None:
             for name, values in data.inputs.items():
-                torch.index_select(values, 0, chosen, out=batch.inputs[name])
+                torch.index_select(values, 0, own[0], out=batch.inputs[name])
 
         def gather_all(batch: Batch) -> None:
             gather(batch)
-            own = [chosen_available, chosen_target, chosen_weight, chosen]
-            places = [batch.available, batch.target, batch.weight, batch.rows]
+            places = [batch.rows, batch.available, batch.target, batch.weight]
             for place, values in zip(places, own, strict=True):
                 if place is not None and values is not None:
                     place.copy_(values)
 
-        size, write = batching.batch_size, gather_all if buffers.hands_over else gather
-        for start in range(first * size, len(self) * size, size):
-            chosen = order[start : start + size]
-            chosen_available = available[start : start + size]
-            chosen_target = None if target is None else target[start : start + size]
-            chosen_weight = None if weight is None else weight[start : start + size]
-            batch = buffers.fill(len(chosen), write)
-            if not buffers.hands_over:
-                batch = Batch(batch.inputs, chosen_available, chosen_target, chosen_weight, chosen)
-            yield batch
+        # All pieces are cut at once: cutting one takes as long as gathering some rows.
+        nothing = [None] * len(self)
+        pieces = [nothing if values is None else values.split(batching.batch_size) for values in small]
+        write = gather_all if buffers.hands_over else gather
+        for own in list(zip(*pieces, strict=False))[first : len(self)]:
+            rows, available, target, weight = own
+            batch = buffers.fill(len(rows), write)
+            yield batch if buffers.hands_over else Batch(batch.inputs, available, target, weight, rows)
