@@ -1,5 +1,6 @@
 """The commands about data: prepare, append, datasets, inspect, verify, diff, gc."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,10 +37,7 @@ def prepare(
     with errors_shown(as_json, verbose):
         from training_core.data.ingestion.ingest import prepare_dataset
 
-        kept = _datasets(store)
-        overrides = _overrides(sets, strict, quarantine)
-        before = _latest(kept, source, overrides)
-        _published(prepare_dataset(source, kept, overrides), before, as_json)
+        _publish(prepare_dataset, source, _datasets(store), _overrides(sets, strict, quarantine), as_json)
 
 
 @app.command(epilog="Example: polychoir append shoes/november.yaml")
@@ -56,10 +54,7 @@ def append(
     with errors_shown(as_json, verbose):
         from training_core.data.ingestion.ingest import append_to_dataset
 
-        kept = _datasets(store)
-        overrides = _overrides(sets, strict, quarantine)
-        before = _latest(kept, source, overrides)
-        _published(append_to_dataset(source, kept, overrides), before, as_json)
+        _publish(append_to_dataset, source, _datasets(store), _overrides(sets, strict, quarantine), as_json)
 
 
 @app.command(epilog="Example: polychoir datasets --json")
@@ -218,13 +213,18 @@ def _summary(dataset: "Dataset", versions: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _published(dataset: "Dataset", before: "Dataset | None", as_json: bool) -> None:
-    """Say what was published: its name on stdout, sizes, availability and findings on stderr.
-
-    `before` was the latest version until now.
-    """
+def _publish(
+    publish: "Callable[[Path, DatasetStore, dict[str, Any]], Dataset]",
+    source: Path,
+    kept: "DatasetStore",
+    overrides: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Publish a source, then say what was published: its name on stdout, sizes and findings on stderr."""
     from flows.data_screen import show_published
 
+    before = _latest(kept, source, overrides)
+    dataset = publish(source, kept, overrides)
     if as_json:
         quality = dataset.quality() or {"findings": []}
         findings = [finding for finding in quality["findings"] if not finding["accepted"]]

@@ -159,8 +159,8 @@ class Samples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: np.ndarray) -> "Samples":
-        """The samples at positions `rows` (repeats allowed)."""
+    def take(self, rows: np.ndarray | slice) -> "Samples":
+        """The samples at positions `rows` (repeats allowed); those of a slice are not copied."""
         return replace(
             self,
             inputs={name: values[rows] for name, values in self.inputs.items()},

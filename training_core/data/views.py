@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -245,7 +244,7 @@ class HeldSamples:
     def blocks(self, num_rows: int) -> Iterator[Samples]:
         """All samples in order, `num_rows` at a time (the last time what is left), not copied."""
         for start in range(0, len(self), num_rows):
-            yield _slice(self._samples, slice(start, start + num_rows))
+            yield self._samples.take(slice(start, start + num_rows))
 
     def subset(
         self,
@@ -321,14 +320,3 @@ def _sample_bytes(modality: ModalitySpec) -> int:
     if modality.kind == "text":
         return _TEXT_BYTES
     return modality.num_features * (8 if modality.kind == "tabular" else 4)
-
-
-def _slice(samples: Samples, piece: slice) -> Samples:
-    return replace(
-        samples,
-        inputs={name: values[piece] for name, values in samples.inputs.items()},
-        available={name: mask[piece] for name, mask in samples.available.items()},
-        ids=samples.ids[piece],
-        target=None if samples.target is None else samples.target[piece],
-        groups=None if samples.groups is None else samples.groups[piece],
-    )

@@ -70,8 +70,7 @@ def create_dataset_from_arrays(
     columns, names = _target_columns(target, task)
     rows: dict[str, Any] = dict(columns)
     config: dict[str, Any] = {"name": name, "modalities": described, **settings}
-    place = {"columns": names} if task == "multilabel" or len(names) > 1 else {"column": names[0]}
-    config["task"] = {"kind": task, "target": {"file": _ROWS, **place}}
+    config["task"] = _task(task, _ROWS, names)
     for key, values in (("id", ids), ("group", groups), ("time", times)):
         if values is not None:
             rows[f"__{key}__"] = _column(values)
@@ -131,10 +130,9 @@ def create_dataset_from_huggingface(
             else {**reference}
         )
 
-    place = {"columns": names} if task == "multilabel" or len(names) > 1 else {"column": names[0]}
     config = {
         "name": name,
-        "task": {"kind": task, "target": {"file": files["table"], **place}},
+        "task": _task(task, files["table"], names),
         "modalities": {key: renamed(value) for key, value in described.items()},
         **{key: renamed(value) if isinstance(value, Mapping) else value for key, value in settings.items()},
     }
@@ -178,6 +176,12 @@ def _table_of(modality: str) -> str:
     return f"modalities/{file}" if file == _ROWS else file
 
 
+def _task(kind: TaskKind, file: str, columns: list[str]) -> dict[str, Any]:
+    """What a SOURCE.yaml says of a target in some columns of a file."""
+    place = {"columns": columns} if kind == "multilabel" or len(columns) > 1 else {"column": columns[0]}
+    return {"kind": kind, "target": {"file": file, **place}}
+
+
 def _target_columns(target: Any, task: TaskKind) -> tuple[dict[str, Any], list[str]]:
     """The target by column; what has no name is called `target`, or `target_0`, `target_1` and so on."""
     import pandas as pd
@@ -188,8 +192,8 @@ def _target_columns(target: Any, task: TaskKind) -> tuple[dict[str, Any], list[s
     if values.ndim == 2 and (task == "multilabel" or values.shape[1] > 1):
         names = [f"target_{i}" for i in range(values.shape[1])]
         return {name: values[:, i] for i, name in enumerate(names)}, names
-    if values.ndim != 1:
-        values = values.reshape(len(values), -1)[:, 0] if values.ndim == 2 else values
+    if values.ndim == 2:
+        return {"target": values[:, 0]}, ["target"]
     if values.ndim != 1:
         raise DataError(f"the target is an array of shape {list(values.shape)}; expected [N] or [N, columns]")
     return {"target": _column(target if values.dtype.kind in "OUS" else values)}, ["target"]
