@@ -5,9 +5,10 @@ learner, or running learners in another order or process, changes nobody else's 
 """
 
 import hashlib
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,3 +46,32 @@ def torch_seeded(root: int, *names: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(root, *names))
         yield
+
+
+def random_state() -> dict[str, Any]:
+    """Where the global generators of Python, NumPy and torch (CPU and every GPU) stand: tensors and plain values."""
+    import torch
+
+    numpy: tuple[Any, ...] = np.random.get_state(legacy=True)  # pyright: ignore[reportAssignmentType]
+    name, keys, position, has_gauss, gauss = numpy
+    version, internal, gauss_next = random.getstate()
+    return {
+        "python": [version, list(internal), gauss_next],
+        "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def load_random_state(state: Mapping[str, Any]) -> None:
+    """Put the global generators where `random_state` found them. GPUs this process does not have are left out."""
+    import torch
+
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available():
+        for device, kept in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(kept.cpu(), device)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from training_core.engine.loop import Update
 from training_core.schema import Samples
 
 _NUM_CHECKED = 256
@@ -23,16 +24,13 @@ class EstimatorLike(Protocol):
         ...
 
 
-class EstimatorUpdate:
+class EstimatorUpdate(Update[EstimatorLike, Samples]):
     """`estimator.fit` as a step. It has no metrics: an estimator reports no loss."""
 
     def __init__(self, weight: np.ndarray | None = None) -> None:
         """Weigh the rows by `weight`, float [N]; all alike when None."""
         self._weight = weight
         self._rows_to_check: Samples | None = None
-
-    def start(self, model: EstimatorLike) -> None:
-        """Nothing to prepare."""
 
     def step(self, model: EstimatorLike, batch: Samples) -> Mapping[str, Tensor]:
         """Fit on all rows of `batch`."""

@@ -1,14 +1,18 @@
 """The usual update: one backward pass and one optimiser step per batch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from training_core.engine.loop import Update
 from training_core.engine.optimizers import OptimizerConfig
 from training_core.objectives import Objective
 from training_core.schema import Batch
 
 
-class GradientUpdate:
+class GradientUpdate(Update[nn.Module, Batch]):
     """Backward, clip to a global norm, step. Metrics: `loss`, the loss's terms when it has several, `gradient_norm`."""
 
     def __init__(self, objective: Objective, optimizer: OptimizerConfig, *, clip_norm: float = 1.0) -> None:
@@ -42,6 +46,14 @@ class GradientUpdate:
             metrics |= {name: term.detach() for name, term in loss.terms.items()}
         metrics["gradient_norm"] = norm
         return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's."""
+        return {"optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the optimiser's state."""
+        self._optimizer.load_state_dict(state["optimizer"])
 
     def check(self, model: nn.Module) -> str | None:
         """The first parameter that is not finite, in words; None when all are."""

@@ -1,7 +1,8 @@
 """Listeners that most trainings want: early stopping on validation rows, and progress."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,15 @@ class Validation(Hook):
             _copy(self._live, self._best)
         elif state.epoch - (state.best_epoch or 0) >= self._patience:
             state.stop_reason = f"no lower validation loss for {self._patience} epochs"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss and its weights."""
+        return {"best_loss": self._best_loss, "best": self._best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._best_loss = state["best_loss"]
+        _copy(state["best"], self._best)
 
     def on_training_end(self, state: TrainingState, model: nn.Module) -> None:
         """Put the best weights back."""

@@ -1,23 +1,29 @@
 """The inner loop: `for batch in stream: update.step(model, batch)`, with hooks to watch, save and stop.
 
-The loop knows no task, no batch type and no optimiser. Metrics stay tensors until the epoch ends, so no step waits
-for a device, and hooks are resolved to tuples once, so a hook that does not listen costs nothing.
+The loop knows no task, no batch type and no optimiser, nor whether one learner is trained or a cohort of them. Metrics
+stay tensors until the epoch ends, so no step waits for a device, and hooks are resolved to tuples once, so a hook that
+does not listen costs nothing. A snapshot taken after any step, or at the end of an epoch, goes on bit for bit.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from training_core.config import Config
+from training_core.engine.epoch_metrics import EpochMetrics
 from training_core.errors import DataError, DivergenceError
+from training_core.seeding import load_random_state, random_state
+
+Snapshot = dict[str, Any]
+"""All of a training that stands between two steps: tensors and plain values, safe to load without running code."""
 
 Model = TypeVar("Model")
 Model_contra = TypeVar("Model_contra", contravariant=True)
 Batch_co = TypeVar("Batch_co", bound=Sized, covariant=True)
-Batch_contra = TypeVar("Batch_contra", contravariant=True)
+Batch_contra = TypeVar("Batch_contra", bound=Sized, contravariant=True)
 BatchType = TypeVar("BatchType", bound=Sized)
 
 
@@ -37,6 +43,21 @@ class History(Config):
         return [(number, metrics[key]) for number, metrics in enumerate(self.epochs, start=1) if key in metrics]
 
 
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch, for whoever reports it. Seconds are no part of `History`: equal trainings have equal histories."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    metrics: Mapping[str, float]
+    epoch_duration_seconds: float
+    num_samples: int
+    num_batches: int
+    learning_rate: float | None
+    """At the end of the epoch; None where the update has none, or one per learner."""
+
+
 @dataclass
 class TrainingState:
     """Where training stands; hooks read it, and stop training by giving `stop_reason` a value."""
@@ -47,12 +68,35 @@ class TrainingState:
     epoch: int = 0
     """The epoch being trained, from 1; 0 before the first."""
     step: int = 0
-    """Steps done since training started."""
+    """Batches seen since training started."""
+    batch: int = 0
+    """Batches seen in this epoch."""
+    in_epoch: bool = False
+    """Between the start of an epoch and its end."""
     stop_reason: str | None = None
     best_epoch: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    """Metrics of the epoch that just ended; hooks may add theirs in `on_epoch_end`."""
+    """Metrics of the epoch that just ended, of a cohort the means over its learners; hooks may add theirs in
+    `on_epoch_end`."""
+    values: dict[str, Tensor] = field(default_factory=dict)
+    """The training metrics of the epoch as the steps gave them, float64 on the CPU: scalars, or [K] for a cohort."""
     history: list[dict[str, float]] = field(default_factory=list)
+    result: EpochResult | None = None
+    """The epoch that ended last."""
+    snapshot: Callable[[], Snapshot] | None = field(default=None, repr=False)
+    """Takes a snapshot; to be called in `on_batch_end` or `on_epoch_end`, in the latter after all other hooks."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters, as plain values."""
+        names = ("epoch", "step", "batch", "in_epoch", "stop_reason", "best_epoch")
+        return {**{name: getattr(self, name) for name in names}, "history": [dict(epoch) for epoch in self.history]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        if self.history:
+            self.metrics = self.history[-1]
 
 
 class Hook:
@@ -62,7 +106,7 @@ class Hook:
     """
 
     def on_training_start(self, state: TrainingState, model: Any) -> None:
-        """Before the first epoch, after the update was prepared."""
+        """Before the first epoch, after the update was prepared; when training goes on, before its state is loaded."""
 
     def on_epoch_start(self, state: TrainingState, model: Any) -> None:
         """Before the first batch of an epoch."""
@@ -76,25 +120,47 @@ class Hook:
     def on_training_end(self, state: TrainingState, model: Any) -> None:
         """After the last epoch, however it was decided. Not called when training raises."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the hook must know to go on; empty when it keeps nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+
 
 class Stream(Protocol[Batch_co]):
-    """Batches of one epoch per iteration; the length of a batch is its number of rows."""
+    """Batches of one epoch per iteration. One that can be resumed also has `state_dict` and `load_state_dict`."""
 
     def __iter__(self) -> Iterator[Batch_co]: ...
 
 
 class Update(Protocol[Model_contra, Batch_contra]):
-    """How one batch changes a model."""
+    """How one batch changes a model. `step` is all that must be written by those that inherit the rest."""
 
     def start(self, model: Model_contra) -> None:
         """Prepare for `model`; called once, before the first step."""
 
     def step(self, model: Model_contra, batch: Batch_contra) -> Mapping[str, Tensor]:
-        """Change `model`; returns detached scalars by the same names each time, means over the rows of `batch`."""
+        """Change `model`; returns detached scalars by name, or [K] for a cohort: means over the rows of `batch`."""
         ...
+
+    def num_rows(self, batch: Batch_contra) -> int | Tensor:
+        """Over how many rows of `batch` the metrics of a step are means; int64 [K] for a cohort."""
+        return len(batch)
+
+    def end_epoch(self, model: Model_contra) -> Mapping[str, Tensor]:
+        """Close what the last step left open (a window of accumulation that is not full); metrics as from `step`."""
+        return {}
 
     def check(self, model: Model_contra) -> str | None:
         """What is wrong with the model after an epoch (a weight is not finite), or None; may wait for the device."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the update must know to go on."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave; called after `start`."""
 
 
 def fit(
@@ -105,41 +171,72 @@ def fit(
     *,
     epochs: int,
     name: str = "model",
+    resume: Mapping[str, Any] | None = None,
 ) -> History:
     """Train `model` in place for at most `epochs` passes over `stream`.
 
     An epoch's training metrics are the means over its rows, under the prefix `training/`, of what the steps returned.
-    A non-finite metric or model ends training at the end of its epoch, before any hook sees the epoch's weights.
+    A non-finite metric or model ends training at the end of its epoch, before any hook sees the epoch's weights; the
+    learners of a cohort guard themselves, so that one of them does not end the others.
+
+    Args:
+        model: what is trained.
+        stream: its batches.
+        update: how a batch changes it.
+        hooks: who listens.
+        epochs: passes at most.
+        name: who is trained, for messages.
+        resume: a snapshot of this same training, to go on from: the result is the same, bit for bit.
 
     Raises:
         DivergenceError: a metric or a weight stopped being finite; says who, when and what to do.
         DataError: the stream is empty.
     """
-    state = TrainingState(name=name, num_epochs=epochs)
+    state, seen = TrainingState(name=name, num_epochs=epochs), EpochMetrics()
     on_batch_end = _listeners(hooks, "on_batch_end")
     on_epoch_start = _listeners(hooks, "on_epoch_start")
     on_epoch_end = _listeners(hooks, "on_epoch_end")
     update.start(model)
     _call(_listeners(hooks, "on_training_start"), state, model)
-    while state.epoch < epochs and state.stop_reason is None:
-        state.epoch += 1
-        _call(on_epoch_start, state, model)
-        steps: list[Mapping[str, Tensor]] = []
-        sizes: list[int] = []
-        for batch in stream:
-            steps.append(update.step(model, batch))
-            sizes.append(len(batch))
+    parts = {"model": model, "update": update, "stream": stream, "state": state, "metrics": seen}
+    state.snapshot = lambda: _snapshot(parts, hooks)
+    taken = resume is not None and _load(resume, parts, hooks)
+    while (state.in_epoch or state.epoch < epochs) and state.stop_reason is None:
+        started = time.perf_counter()
+        if not state.in_epoch:
+            state.epoch, state.batch, state.in_epoch = state.epoch + 1, 0, True
+            _call(on_epoch_start, state, model)
+        num_samples, rows = 0, 1
+        for batch in () if taken else stream:
+            metrics, rows = update.step(model, batch), update.num_rows(batch)
+            seen.add(metrics, rows)
+            num_samples += len(batch)
             state.step += 1
+            state.batch += 1
             for listener in on_batch_end:
                 listener(state, model)
             if state.stop_reason is not None:
                 break
-        state.metrics = _epoch_means(state, steps, sizes)
+        taken = False
+        seen.add(update.end_epoch(model), rows)
+        state.values = _checked_means(state, seen)
+        state.metrics = {f"training/{key}": float(value.nanmean()) for key, value in state.values.items()}
         problem = update.check(model)
         if problem is not None:
             raise divergence(state, f"after epoch {state.epoch} {problem}")
-        _call(on_epoch_end, state, model)
+        seen.load_state_dict({})
+        state.in_epoch = False
         state.history.append(state.metrics)
+        state.result = EpochResult(
+            epoch=state.epoch,
+            loss=state.metrics.get("training/loss", float("nan")),
+            metrics=state.metrics,
+            epoch_duration_seconds=time.perf_counter() - started,
+            num_samples=num_samples,
+            num_batches=state.batch,
+            learning_rate=getattr(update, "lr", None),
+        )
+        _call(on_epoch_end, state, model)
     _call(_listeners(hooks, "on_training_end"), state, model)
     return History(
         epochs=tuple(state.history),
@@ -157,23 +254,35 @@ def divergence(state: TrainingState, what: str) -> DivergenceError:
     )
 
 
-def _epoch_means(state: TrainingState, steps: list[Mapping[str, Tensor]], sizes: list[int]) -> dict[str, float]:
-    """Row-weighted means of the steps' metrics, read from the device in one go."""
-    if not steps:
+def _snapshot(parts: Mapping[str, Any], hooks: Sequence[Hook]) -> Snapshot:
+    """Everything that decides the next steps. Tensors are the live ones: whoever keeps a snapshot copies them."""
+    return {
+        **{name: part.state_dict() for name, part in parts.items()},
+        "hooks": [hook.state_dict() for hook in hooks],
+        "random": random_state(),
+    }
+
+
+def _load(snapshot: Mapping[str, Any], parts: Mapping[str, Any], hooks: Sequence[Hook]) -> bool:
+    """Put everything back, the random generators last. Returns whether all batches of the open epoch were taken."""
+    for name, part in parts.items():
+        part.load_state_dict(snapshot[name])
+    for hook, kept in zip(hooks, snapshot["hooks"], strict=True):
+        hook.load_state_dict(kept)
+    load_random_state(snapshot["random"])
+    state = snapshot["state"]
+    return state["in_epoch"] and state["batch"] > 0 and snapshot["stream"].get("position") == 0
+
+
+def _checked_means(state: TrainingState, seen: EpochMetrics) -> dict[str, Tensor]:
+    """The means of the epoch, after a look at them."""
+    if not state.batch:
         raise DataError(f"{state.name}: the training stream gave no batch in epoch {state.epoch}; it needs rows")
-    names = list(steps[0])
-    if not names:
-        return {}
-    # [step, metric]; float64 so that the mean of many float32 losses loses nothing.
-    values = torch.stack([step[name] for step in steps for name in names]).view(len(steps), -1).cpu().double()
-    finite = torch.isfinite(values)
-    if not bool(finite.all()):
-        row, column = (int(i) for i in (~finite).nonzero()[0])
-        value = float(values[row, column])
-        raise divergence(state, f"{names[column]} became {value} at epoch {state.epoch}, step {row + 1}")
-    weights = torch.tensor(sizes, dtype=torch.float64)
-    means = (weights @ values / weights.sum()).tolist()
-    return {f"training/{name}": mean for name, mean in zip(names, means, strict=True)}
+    values = seen.means()
+    for name, value in values.items():
+        if value.ndim == 0 and (step := seen.first_wild(name)) is not None:
+            raise divergence(state, f"{name} became {float(value)} at epoch {state.epoch}, step {step}")
+    return values
 
 
 def _listeners(hooks: Iterable[Hook], event: str) -> tuple[Callable[[TrainingState, Any], None], ...]:

@@ -1,8 +1,25 @@
 """The settings of training that every net shares."""
 
+from typing import Literal
+
 from training_core.config import Config
 from training_core.engine.optimizers import OptimizerConfig, OptimizerKind
 from training_core.quantities import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
+
+ScheduleKind = Literal["none", "cosine_restarts", "one_cycle", "plateau", "linear", "exponential"]
+Precision = Literal["float32", "bf16", "fp16"]
+Stacking = Literal["measured", "always", "never"]
+
+
+class Stage(Config):
+    """A stretch of training in which some parts of a net stand still."""
+
+    epochs: PositiveInt
+    """Epochs it lasts; after the last stage training goes on as in that stage."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that do not change: beginnings of their names, such as `encoders` or `blocks.0`."""
+    lr_multiplier: PositiveFloat = 1.0
+    """What the learning rate is multiplied by."""
 
 
 class TrainingConfig(Config):
@@ -18,8 +35,28 @@ class TrainingConfig(Config):
     """Learning rate."""
     weight_decay: NonNegativeFloat = 1e-4
     """Pull of weights towards zero; norms and biases are left out."""
+    schedule: ScheduleKind = "none"
+    """How the learning rate changes over training."""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs over which the learning rate grows from near 0 before the schedule begins."""
     clip_norm: NonNegativeFloat = 1.0
     """Largest norm of all gradients together; longer ones are scaled down to it. 0: no clipping."""
+    clip_value: NonNegativeFloat = 0.0
+    """Largest magnitude of a single gradient; larger ones are cut. 0: no cutting."""
+    accumulation: PositiveInt = 1
+    """Batches whose gradients make one step: the effective batch is this many times `batch_size`."""
+    precision: Precision = "float32"
+    """Arithmetic of the forward and backward pass; weights stay float32. fp16 scales its losses dynamically."""
+    compile: bool = False
+    """Compile the step. It pays for long trainings of larger nets; starting takes tens of seconds."""
+    ema_decay: Rate = 0.0
+    """Above 0: an exponential moving average of the weights is validated and kept, decaying by this per step."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    loss: str = "default"
+    """Loss of the task: a name of the loss registry, or the task's own."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a class counts in inverse proportion to its frequency among the training rows."""
     label_smoothing: Rate = 0.0
     """Share of a label's probability that is spread over all classes."""
     patience: PositiveInt = 15
@@ -29,6 +66,13 @@ class TrainingConfig(Config):
     modality_dropout: Rate = 0.3
     """Probability that a net does not see a modality of a sample in a step; one modality always stays. Above 0, a net
     learns to answer with modalities absent."""
+    stages: tuple[Stage, ...] = ()
+    """Stretches with parts of the net frozen or the learning rate changed, one after the other."""
+    stacking: Stacking = "measured"
+    """Whether nets of one architecture are trained together: as a measurement of a few steps says, always where it is
+    possible, or never. Together and alone they end alike up to rounding."""
+    checkpoint_seconds: NonNegativeFloat = 60.0
+    """Seconds between checkpoints from which an interrupted training goes on. 0: none."""
 
     def optimizer_config(self) -> OptimizerConfig:
         """The optimiser these settings describe."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training_core.engine.loop import Hook, TrainingState, fit
+from training_core.engine.loop import Hook, TrainingState, Update, fit
 from training_core.errors import DataError, DivergenceError
 
 
@@ -16,7 +16,7 @@ class Weight:
         self.value = 0.0
 
 
-class AddMean:
+class AddMean(Update[Weight, list[float]]):
     """An update that adds a batch's mean to the weight and reports it as the loss."""
 
     def __init__(self, problem: str | None = None) -> None:

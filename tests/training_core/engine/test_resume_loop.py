@@ -1,0 +1,116 @@
+"""Training that goes on from a snapshot ends as if it had never stopped."""
+
+import io
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training_core.data.streams.batching import Batching
+from training_core.data.streams.resident import DeviceStream
+from training_core.engine.epoch_metrics import EpochMetrics
+from training_core.engine.gradient import GradientUpdate
+from training_core.engine.hooks import Validation
+from training_core.engine.loop import History, Hook, Snapshot, TrainingState, fit
+from training_core.engine.optimizers import OptimizerConfig
+from training_core.objectives import Supervised
+from training_core.schema import Batch, TaskSpec
+from training_core.seeding import torch_seeded
+
+TASK = TaskSpec.classification(("a", "b"))
+NUM_BATCHES = 4  # per epoch, the last one not full
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
+
+    def forward(self, inputs: Mapping[str, Tensor], available: Tensor) -> Tensor:
+        return self.layers(inputs["x"])
+
+
+class SnapshotAt(Hook):
+    """Keeps what a checkpoint taken at `step` would hold, as it reads back from a file; at an epoch's end if `late`."""
+
+    def __init__(self, step: int, late: bool) -> None:
+        self.step, self.late, self.kept = step, late, io.BytesIO()
+
+    def on_batch_end(self, state: TrainingState, model: nn.Module) -> None:
+        if state.step == self.step and not self.late:
+            self._take(state)
+
+    def on_epoch_end(self, state: TrainingState, model: nn.Module) -> None:
+        if state.step == self.step and self.late:
+            self._take(state)
+
+    def _take(self, state: TrainingState) -> None:
+        assert state.snapshot is not None
+        torch.save(state.snapshot(), self.kept)
+
+    def read(self) -> Snapshot:
+        self.kept.seek(0)
+        return torch.load(self.kept, weights_only=True)
+
+
+def rows(num_rows: int, seed: int) -> Batch:
+    x = torch.randn(num_rows, 3, generator=torch.Generator().manual_seed(seed))
+    return Batch({"x": x}, torch.ones(num_rows, 1, dtype=torch.bool), (x.sum(dim=1) > 0).long())
+
+
+def train(hook: SnapshotAt, resume: Snapshot | None = None, seed: int = 3) -> tuple[dict[str, Tensor], History]:
+    with torch_seeded(seed, "net"):
+        net = Net()
+    judged = DeviceStream(rows(20, 1), Batching(7, shuffle=False))
+    hooks = [Validation(Supervised(TASK), judged, patience=3), hook]
+    update = GradientUpdate(Supervised(TASK), OptimizerConfig(lr=0.01))
+    stream = DeviceStream(rows(30, 0), Batching(8, seed=5))
+    with torch_seeded(seed, "training"):
+        history = fit(net, stream, update, hooks, epochs=5, resume=resume)
+    return net.state_dict(), history
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("step", [1, 3, NUM_BATCHES, NUM_BATCHES + 1, 3 * NUM_BATCHES, 5 * NUM_BATCHES])
+def test_a_snapshot_goes_on_bit_for_bit(step: int, late: bool) -> None:
+    if late and step % NUM_BATCHES:
+        pytest.skip("no epoch ends there")
+    taken = SnapshotAt(step, late)
+    weights, history = train(taken)
+    resumed, continued = train(SnapshotAt(0, False), taken.read(), seed=99)
+    assert continued == history
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_means_are_the_same_whether_or_not_they_were_put_away() -> None:
+    values = torch.randn(1300, 2, dtype=torch.float64)
+    sizes = torch.randint(1, 9, (1300,))
+    whole, parts = EpochMetrics(), EpochMetrics()
+    for i, (value, size) in enumerate(zip(values, sizes.tolist(), strict=True)):
+        whole.add({"loss": value[0], "norm": value[1]} if i % 2 else {"loss": value[0]}, size)
+        parts.add({"loss": value[0], "norm": value[1]} if i % 2 else {"loss": value[0]}, size)
+        if i % 400 == 0:
+            state = parts.state_dict()
+            parts = EpochMetrics()
+            parts.load_state_dict(state)
+    assert whole.means() == parts.means()
+    assert whole.means()["loss"].item() == pytest.approx(float((values[:, 0] * sizes).sum() / sizes.sum()), rel=1e-12)
+    odd = slice(1, None, 2)
+    expected = float((values[odd, 1] * sizes[odd]).sum() / sizes[odd].sum())
+    assert whole.means()["norm"].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_cohort_s_learners_are_averaged_over_their_own_rows() -> None:
+    metrics = EpochMetrics()
+    metrics.add({"loss": torch.tensor([1.0, 5.0])}, torch.tensor([2, 4]))
+    metrics.add({"loss": torch.tensor([4.0, torch.nan])}, torch.tensor([1, 0]))
+    assert metrics.means()["loss"].tolist() == [2.0, 5.0]
+
+
+def test_the_first_wild_step_is_named_across_blocks() -> None:
+    metrics = EpochMetrics()
+    for step in range(1, 1201):
+        metrics.add({"loss": torch.tensor(float("nan") if step in {900, 1100} else 1.0)}, 1)
+    metrics.means()
+    assert metrics.first_wild("loss") == 900
