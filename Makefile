@@ -25,6 +25,10 @@ check: setup  ## Style, types, and the rules of the house
 bench: setup  ## Measurements, printed as tables
 	$(BIN)/python benchmarks/data.py --larger-than-memory
 	$(BIN)/python benchmarks/cost_model.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/cohort.py
+	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/resume.py
 
 clean:
 	rm -rf .polychoir build *.egg-info .pytest_cache .ruff_cache .import_linter_cache

@@ -27,13 +27,22 @@ app = typer.Typer(
 )
 
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root of every random choice.", show_default="0")]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Also look at what the steps of each net spend their time on; prints where.")
+]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="quick, balanced or best.", show_default="balanced", metavar="NAME")
 ]
 
 
 @app.command(epilog="Example: polychoir demo --store /data/polychoir")
-def demo(store: Store = DEFAULT_STORE, seed: Seed = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
+def demo(
+    store: Store = DEFAULT_STORE,
+    seed: Seed = None,
+    profile: Profile = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
     """Run the whole main job on real data: handwritten digits seen as three modalities. About a minute on a CPU."""
 
     def run() -> "RunConfig":
@@ -41,7 +50,7 @@ def demo(store: Store = DEFAULT_STORE, seed: Seed = None, as_json: AsJson = Fals
         from training_core.data.ingestion.digits import write_digits_source
 
         source = write_digits_source(store / "demo")
-        return RunConfig.load(dataset=str(source), preset="quick", seed=seed)
+        return RunConfig.load(dataset=str(source), preset="quick", seed=seed, profile=profile or None)
 
     _train(run, store, as_json, verbose)
 
@@ -56,6 +65,7 @@ def train(
     preset: PresetOption = None,
     seed: Seed = None,
     sets: Sets = None,
+    profile: Profile = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -65,8 +75,8 @@ def train(
         from training_core.campaigns.run_config import RunConfig
 
         if run.endswith((".yaml", ".yml")):
-            return RunConfig.load(Path(run), sets or [], preset=preset, seed=seed)
-        return RunConfig.load(None, sets or [], dataset=run, preset=preset, seed=seed)
+            return RunConfig.load(Path(run), sets or [], preset=preset, seed=seed, profile=profile or None)
+        return RunConfig.load(None, sets or [], dataset=run, preset=preset, seed=seed, profile=profile or None)
 
     _train(load, store, as_json, verbose)
 
@@ -123,9 +133,11 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
         if as_json:
             print_json(json.loads(summary.model_dump_json()))
             return
-        from flows.screen import show_summary
+        from flows.screen import show_profile, show_summary
 
         show_summary(console, summary)
+        if config.profile:
+            show_profile(console, summary)
 
 
 def _check_dataset(config: "RunConfig", store: Path) -> None:
@@ -146,7 +158,7 @@ def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool)
 
     with TrainingView(console).live() as view:
         view({"event": "stage", "text": "starting Prefect"})
-        with prefect_at(store, verbose, meanwhile=tracker_at(config.tracker, str(store)).connect):
+        with prefect_at(store, verbose, meanwhile=tracker_at(config.trackers, str(store)).connect):
             from prefect import tags
             from prefect.task_runners import ThreadPoolTaskRunner
 

@@ -125,6 +125,24 @@ def show_summary(console: Console, summary: RunSummary) -> None:
     console.print(verdict(summary))
 
 
+def show_profile(console: Console, summary: RunSummary) -> None:
+    """What the net that took longest spent its time on, and where the profiles of all are."""
+    console.print()
+    if not summary.profiles:
+        why = "no net was trained" if not summary.speed else "every net was trained before, without `--profile`"
+        console.print(Text(f"no profile: {why}; give another --seed or --store", style="yellow"))
+        return
+    slowest = max(summary.profiles, key=lambda name: summary.speed[name].seconds)
+    console.print(Text(summary.profiles[slowest].profile.table()), soft_wrap=True)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, profiled in sorted(summary.profiles.items()):
+        grid.add_row(f"profile of {name}", Text(profiled.folder, style="cyan"))
+    grid.add_row("", "trace.json.gz opens in https://ui.perfetto.dev or chrome://tracing; operators.txt is the table")
+    console.print(grid)
+
+
 def verdict(summary: RunSummary) -> Table:
     """What came of the run, a line each: scores against the reference rows, learners, places."""
     counts = summary.learners
@@ -146,7 +164,7 @@ def verdict(summary: RunSummary) -> Table:
     grid.add_row("time", cpu)
     grid.add_row("model", Text(summary.model, style="cyan"))
     grid.add_row("report", Text(summary.report, style="cyan"))
-    grid.add_row("MLflow run", Text(f"{summary.run_id} in {summary.tracking}", style="cyan"))
+    grid.add_row("tracked as", Text(f"{summary.run_id} in {summary.tracking}", style="cyan"))
     return grid
 
 

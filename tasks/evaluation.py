@@ -46,5 +46,5 @@ def publish_report(
     create_table_artifact(
         [row.model_dump(mode="json") for row in summary.leaderboard], key="leaderboard", description=summary.dataset
     )
-    create_markdown_artifact(render_markdown(summary), key="report", description=f"MLflow run {record.run_id}")
+    create_markdown_artifact(render_markdown(summary), key="report", description=f"tracked as run {record.run_id}")
     return summary

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
-from tasks.progress import stage
+from tasks.progress import listening, stage
 from training_core.artifacts import ArtifactRef
 from training_core.campaigns import recording
 from training_core.campaigns.bagging import Plan, open_dataset
@@ -25,9 +26,9 @@ def recorded(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator[Recor
     between two of them.
     """
     record = begin_record(run, dataset, store)
-    get_run_logger().info("recorded as MLflow run %s in %s", record.run_id, record.location)
+    get_run_logger().info("recorded as run %s in %s", record.run_id, record.location)
     try:
-        with closing(open_dataset(dataset)):
+        with closing(open_dataset(dataset)), listening(partial(recording.record_progress, record)):
             yield record
     except BaseException:
         recording.end_record(record, "FAILED")

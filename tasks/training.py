@@ -23,9 +23,9 @@ from training_core.jobs import Cohort, Event, JobReport, OnEvent
     retry_condition_fn=is_transient,
     tags=["learners"],
 )
-def train_cohort(cohort: Cohort, store: Path, learner_seconds: float | None) -> list[JobReport]:
+def train_cohort(cohort: Cohort, store: Path, learner_seconds: float | None, profile: bool = False) -> list[JobReport]:
     """Train a group of jobs in a child process on a leased device; see `training_core.isolation.run_isolated`."""
-    return run_isolated(cohort, store, _tell_and_log(), learner_seconds)
+    return run_isolated(cohort, store, _tell_and_log(), learner_seconds, profile)
 
 
 def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, ...]:
@@ -40,7 +40,8 @@ def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, .
     announce({"event": "plan", "plan": plan.model_dump(mode="json")})
     trained: set[str] = set()
     with listening(lambda event: trained.add(event["job"]) if event["event"] == "finished" else None):
-        futures = [train_cohort.submit(cohort, store, run.budget.learner_seconds) for cohort in plan.cohorts]
+        limit, profile = run.budget.learner_seconds, run.profile
+        futures = [train_cohort.submit(cohort, store, limit, profile) for cohort in plan.cohorts]
         try:
             wait(futures)
         except BaseException:

@@ -24,7 +24,7 @@ from typing import IO
 from training_core import errors
 from training_core.artifacts import sweep_unfinished
 from training_core.errors import PolychoirError, TransientError
-from training_core.jobs import Cohort, Event, Job, JobReport, OnEvent, failed_report, finished_report, run_job
+from training_core.jobs import Cohort, Event, Job, JobReport, OnEvent, failed_report, finished_report, run_jobs
 
 _LIVE: set[subprocess.Popen[str]] = set()
 _LIVE_LOCK = threading.Lock()
@@ -49,12 +49,18 @@ def collect_reports(cohort: Cohort, store: Path, why_missing: str) -> list[JobRe
 
 
 def run_isolated(
-    cohort: Cohort, store: Path, on_event: OnEvent, learner_seconds: float | None = None
+    cohort: Cohort,
+    store: Path,
+    on_event: OnEvent,
+    learner_seconds: float | None = None,
+    profile: bool = False,
 ) -> list[JobReport]:
     """Train a group of jobs in a child process and return a report per job, in order.
 
     Jobs that were trained before are not trained again; when all were, no process is started. A job that takes longer
-    than `learner_seconds` is ended and reported as failed; the others go on in a new process.
+    than `learner_seconds` is ended and reported as failed; the others go on in a new process. Learners that train
+    together have that time each: when all of it is over, those of them that are not done have failed. `profile`: look
+    at the operators of every training, too.
 
     Raises:
         TransientError: the child was killed or died; its finished jobs are kept, so a second call does the rest.
@@ -69,10 +75,11 @@ def run_isolated(
     while pending := [job for job in cohort.jobs if job.name not in reports]:
         with leased_device(kind) as device:
             overdue = _run_child(cohort.model_copy(update={"jobs": tuple(pending)}), store, device, on_event,
-                                 learner_seconds, reports)  # fmt: skip
-        if overdue is not None and overdue.name not in reports:
-            reports[overdue.name] = failed_report(overdue, f"took longer than its limit of {learner_seconds:g} s")
-            on_event({"event": "failed", "job": overdue.name, "error": reports[overdue.name].error})
+                                 learner_seconds, reports, profile)  # fmt: skip
+        for job in overdue:
+            if job.name not in reports:
+                reports[job.name] = failed_report(job, f"took longer than its limit of {learner_seconds:g} s")
+                on_event({"event": "failed", "job": job.name, "error": reports[job.name].error})
     return [reports[job.name] for job in cohort.jobs]
 
 
@@ -130,8 +137,9 @@ def _run_child(
     on_event: OnEvent,
     learner_seconds: float | None,
     reports: dict[str, JobReport],
-) -> Job | None:
-    """Run one child to its end, filling `reports`; returns the job it had to be ended for, if any."""
+    profile: bool,
+) -> list[Job]:
+    """Run one child to its end, filling `reports`; returns the jobs it had to be ended for, if any."""
     # One thread: results depend on the thread count, and one process per core uses the cores better than threads do.
     environment = {
         **os.environ,
@@ -141,7 +149,7 @@ def _run_child(
     }
     if device.startswith("cuda:"):
         environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
-    current: list[Job] = []
+    current: dict[str, Job] = {}  # those that train now: one, or a stack
     overdue: list[Job] = []
     named = {job.name: job for job in cohort.jobs}
     failure: Event | None = None
@@ -161,11 +169,16 @@ def _run_child(
 
         def give_up() -> None:
             if current:  # else it reported just now, and another job is not yet due
-                overdue.append(current[-1])
+                overdue.extend(current.values())
                 child.kill()
 
         try:
-            request = {"cohort": cohort.model_dump(mode="json"), "store": str(store), "device": _visible(device)}
+            request = {
+                "cohort": cohort.model_dump(mode="json"),
+                "store": str(store),
+                "device": _visible(device),
+                "profile": profile,
+            }
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(json.dumps(request))
                 child.stdin.close()
@@ -174,18 +187,18 @@ def _run_child(
                 if event["event"] == "report":
                     report = JobReport.model_validate(event["report"])
                     reports[report.name] = report
-                    current.clear()
-                    if timer:
+                    current.pop(report.name, None)
+                    if timer and not current:
                         timer.cancel()
                 elif event["event"] == "error":
                     failure = event
                 else:
                     on_event(event)
                 if event["event"] == "started" and learner_seconds is not None:
-                    current.append(named[event["job"]])
+                    current[event["job"]] = named[event["job"]]
                     if timer:
                         timer.cancel()
-                    timer = threading.Timer(learner_seconds, give_up)
+                    timer = threading.Timer(learner_seconds * len(current), give_up)
                     timer.start()
             code = child.wait()
         finally:
@@ -195,9 +208,10 @@ def _run_child(
             child.wait()
             with _LIVE_LOCK:
                 _LIVE.discard(child)
-            sweep_unfinished(store / "jobs")
+            for folder in ("jobs", "stacks"):
+                sweep_unfinished(store / folder)
         if overdue:
-            return overdue[0]
+            return overdue
         if failure is not None:
             raise getattr(errors, failure["type"], PolychoirError)(failure["message"])
         if code != 0:
@@ -207,7 +221,7 @@ def _run_child(
             raise TransientError(
                 f"the process training {cohort.name} {how}" + (f"; its last words: {tail}" if tail else "")
             )
-    return None
+    return []
 
 
 def _visible(device: str) -> str:
@@ -224,7 +238,7 @@ def _die_with_parent() -> None:
 
 
 def _main() -> int:
-    """The child: train the jobs on standard input, one after another."""
+    """The child: train the jobs on standard input."""
     _die_with_parent()
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not be read as an event
@@ -239,8 +253,8 @@ def _main() -> int:
         from training_core.engine.device import use_one_thread
 
         use_one_thread()
-        for job in cohort.jobs:
-            report = run_job(job, Path(request["store"]), request["device"], tell)
+        store, device = Path(request["store"]), request["device"]
+        for report in run_jobs(cohort.jobs, store, device, tell, profile=request["profile"]):
             tell({"event": "report", "report": report.model_dump(mode="json")})
     except PolychoirError as error:
         tell({"event": "error", "type": type(error).__name__, "message": str(error)})

@@ -7,10 +7,10 @@ values stored in its place mean nothing and no learner may let them change its a
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from training_core.config import Config
 from training_core.errors import DataError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ModalityKind = Literal["image", "vector", "tabular", "text", "sequence"]
 TaskKind = Literal["classification", "multilabel", "regression"]
+TaskUnit = Literal["sample", "next_token", "pixel"]
 Pattern = frozenset[str]
 """An availability pattern: the names of the modalities that are present."""
 
@@ -66,6 +67,8 @@ class TaskSpec(Config):
     """Classification: class names, in the order of the codes. Multilabel: one name per label."""
     targets: tuple[str, ...] = ()
     """Regression: one name per target column."""
+    unit: TaskUnit = "sample"
+    """Classification: what gets a class, a sample, what comes next at each position of a sequence, or each pixel."""
 
     @model_validator(mode="after")
     def _has_outputs(self) -> Self:
@@ -75,22 +78,42 @@ class TaskSpec(Config):
             raise ValueError("a multilabel task names its labels in `classes`")
         if self.kind == "classification" and len(self.classes) < 2:
             raise ValueError(f"a classification task needs at least 2 classes, got {len(self.classes)}")
+        if self.kind != "classification" and self.unit != "sample":
+            raise ValueError(f"only a classification task can have a class for each {self.unit}; this is {self.kind}")
         return self
 
-    @classmethod
-    def classification(cls, classes: Iterable[str]) -> Self:
-        """One class out of several per sample."""
-        return cls(kind="classification", classes=tuple(classes))
+    @model_serializer(mode="wrap")
+    def _plain(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The unit only where it is not the usual one: what is stored of the usual tasks keeps its content hash."""
+        written: dict[str, Any] = serialize(self)
+        if self.unit == "sample":
+            written.pop("unit", None)
+        return written
 
     @classmethod
-    def multilabel(cls, labels: Iterable[str]) -> Self:
-        """Any number of labels per sample."""
-        return cls(kind="multilabel", classes=tuple(labels))
+    def classification(cls, classes: Iterable[str] | int) -> Self:
+        """One class out of several per sample: their names, or their number for names from `0` on."""
+        return cls(kind="classification", classes=_names(classes))
 
     @classmethod
-    def regression(cls, targets: Iterable[str] = ("target",)) -> Self:
-        """One or several real numbers per sample."""
-        return cls(kind="regression", targets=tuple(targets))
+    def multilabel(cls, labels: Iterable[str] | int) -> Self:
+        """Any number of labels per sample: their names, or their number for names from `0` on."""
+        return cls(kind="multilabel", classes=_names(labels))
+
+    @classmethod
+    def regression(cls, targets: Iterable[str] | int = ("target",)) -> Self:
+        """One or several real numbers per sample: their names, or their number for names from `0` on."""
+        return cls(kind="regression", targets=_names(targets))
+
+    @classmethod
+    def language_modeling(cls, vocabulary: Iterable[str] | int) -> Self:
+        """The next token at each position of a sequence: the tokens in the order of their ids, or their number."""
+        return cls(kind="classification", classes=_names(vocabulary), unit="next_token")
+
+    @classmethod
+    def segmentation(cls, classes: Iterable[str] | int) -> Self:
+        """One class for each pixel of an image: their names, or their number for names from `0` on."""
+        return cls(kind="classification", classes=_names(classes), unit="pixel")
 
     @property
     def num_outputs(self) -> int:
@@ -214,6 +237,11 @@ class Batch:
             weight=None if self.weight is None else self.weight.clone(),
             rows=None if self.rows is None else self.rows.clone(),
         )
+
+
+def _names(given: Iterable[str] | int) -> tuple[str, ...]:
+    """Names as they are given, or so many made up."""
+    return tuple(map(str, range(given))) if isinstance(given, int) else tuple(given)
 
 
 def patterns_to_judge(names: Iterable[str], max_enumerated: int = 4) -> list[Pattern]:

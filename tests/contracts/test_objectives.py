@@ -28,6 +28,18 @@ class Given(nn.Module):
         return self.raw
 
 
+class Judge(nn.Module):
+    """An objective as a module, so that it can be called with other parameters."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.objective(self.model, batch).total
+
+
 def batch(target: Tensor, weight: Tensor | None = None) -> Batch:
     return Batch(inputs={}, available=torch.ones(len(target), 1, dtype=torch.bool), target=target, weight=weight)
 
@@ -49,7 +61,13 @@ OBJECTIVES = {
     "classes, smoothed and weighted": (CLASSES, Supervised(CLASSES, 0.1, (1.0, 2.0, 3.0))),
     "labels": (LABELS, Supervised(LABELS)),
     "labels, smoothed and weighted": (LABELS, Supervised(LABELS, 0.1, (2.0, 3.0))),
+    "focal": (CLASSES, Supervised(CLASSES, class_weights=(1.0, 2.0, 3.0), loss="focal")),
+    "focal labels": (LABELS, Supervised(LABELS, class_weights=(2.0, 3.0), loss="multilabel_focal")),
+    "images": (CLASSES, Supervised(CLASSES, 0.1, loss="vision")),
     "values": (VALUES, Supervised(VALUES)),
+    "huber": (VALUES, Supervised(VALUES, loss="huber")),
+    "median": (VALUES, Supervised(VALUES, loss="quantile")),
+    "adapters": (CLASSES, Supervised(CLASSES, 0.1, loss="peft_aware")),
     "sum": (VALUES, WeightedSum({"a": (0.5, Supervised(VALUES)), "b": (2.0, Supervised(VALUES))})),
 }
 every_objective = pytest.mark.parametrize(("task", "objective"), OBJECTIVES.values(), ids=list(OBJECTIVES))
@@ -69,6 +87,28 @@ def test_gradient_is_that_of_finite_differences(task: TaskSpec, objective: Objec
             up = objective(Given(raw + moved), batch(target, weight)).total
             down = objective(Given(raw - moved), batch(target, weight)).total
         assert float(model.raw.grad[i, j]) == pytest.approx(float(up - down) / (2 * step), rel=1e-5, abs=1e-9)
+
+
+@every_objective
+def test_a_cohort_of_models_under_vmap_gets_the_losses_and_gradients_of_each(
+    task: TaskSpec, objective: Objective
+) -> None:
+    raw, target, weight = example(task)
+    stacked = torch.stack([raw, raw.flip(0) * 0.5, raw + 1])
+
+    def one(raw: Tensor, weight: Tensor) -> Tensor:
+        model = Given(torch.zeros_like(raw))
+        return torch.func.functional_call(Judge(model, objective), {"model.raw": raw}, (batch(target, weight),))
+
+    weights = torch.stack([weight, weight.flip(0), torch.zeros_like(weight)])
+    gradients, losses = torch.func.vmap(torch.func.grad_and_value(one))(stacked, weights)
+    for k in range(3):
+        model = Given(stacked[k].clone())
+        total = objective(model, batch(target, weights[k])).total
+        total.backward()
+        assert model.raw.grad is not None
+        torch.testing.assert_close(losses[k], total.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradients[k], model.raw.grad, rtol=1e-12, atol=1e-12)
 
 
 @every_objective
@@ -164,7 +204,7 @@ def test_a_weighted_sum_adds_and_keeps_terms_apart() -> None:
         (CLASSES, 0.0, (1.0, 0.0, 1.0)),
     ],
 )
-def test_what_does_not_fit_the_task_is_refused(
+def test_settings_that_do_not_fit_the_task_are_refused(
     task: TaskSpec, smoothing: float, weights: tuple[float, ...] | None
 ) -> None:
     with pytest.raises(ConfigError):

@@ -9,7 +9,16 @@ from training_core.artifacts import ArtifactRef, verify_published
 from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.recording import RecordRef
 from training_core.campaigns.run_config import RunConfig
-from training_core.campaigns.summary import Judgement, LearnerCounts, MeanScore, RunSummary, SingleScore
+from training_core.campaigns.summary import (
+    Judgement,
+    LearnerCounts,
+    MeanScore,
+    ProfiledTraining,
+    RunSummary,
+    SingleScore,
+)
+from training_core.engine.profiling import PROFILE_FOLDER, read_profile
+from training_core.engine.speed import SpeedReport
 from training_core.errors import DataError
 from training_core.evaluation.metrics import score
 from training_core.evaluation.patterns import pattern_table
@@ -68,6 +77,12 @@ def sum_up(
     """Everything a run has to say, in one value."""
     ensemble = Ensemble.load(ensemble_ref.path)
     board = leaderboard(reports, ensemble.weights())
+    folders = {item.name: item.artifact.path for item in reports if item.artifact is not None}
+    profiles = {
+        name: ProfiledTraining(folder=str(folder / PROFILE_FOLDER), profile=profile)
+        for name, folder in folders.items()
+        if (profile := read_profile(folder)) is not None
+    }
     return RunSummary(
         dataset=ref.label,
         run_id=record.run_id,
@@ -90,4 +105,6 @@ def sum_up(
         seed=run.seed,
         leaderboard=tuple(sorted(board, key=lambda row: -row.weight)),
         failures={item.name: item.error for item in reports if item.status == "failed"},
+        speed={name: speed for name, folder in folders.items() if (speed := SpeedReport.read(folder)) is not None},
+        profiles=profiles,
     )

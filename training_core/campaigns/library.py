@@ -48,7 +48,8 @@ def fit_ensemble(
     ref = bagging.resolve_dataset(run.dataset, place)
     plan = bagging.plan_training(run, ref, bagging.bags_of(run, ref))
     with ThreadPoolExecutor(bagging.num_workers(run)) as pool:
-        groups = [pool.submit(run_isolated, c, place, on_event, run.budget.learner_seconds) for c in plan.cohorts]
+        how = (place, on_event, run.budget.learner_seconds, run.profile)
+        groups = [pool.submit(run_isolated, cohort, *how) for cohort in plan.cohorts]
         try:
             reports = [report for group in groups for report in group.result()]
         except BaseException:

@@ -48,7 +48,7 @@ def load_ensemble(model: str, store: Path) -> Ensemble:
     if "/" in model.removeprefix("models:/") and not model.startswith("models:/"):
         raise ConfigError(f"no ensemble in {model}; give an ensemble's folder, models:/NAME/VERSION or a model's name")
     uri = model if model.startswith("models:/") else f"models:/{model}/latest"
-    found = open_tracker("mlflow", store).resolve_model(uri)
+    found = open_tracker(["mlflow"], store).resolve_model(uri)
     ref = open_published(found.path)
     if found.sha256 is not None and found.sha256 != ref.sha256:
         raise StorageError(f"{found.uri} in {found.path} is not what was registered; register the ensemble again")

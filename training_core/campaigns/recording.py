@@ -11,30 +11,45 @@ from training_core.campaigns.report import render_html
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import Judgement, RunSummary
 from training_core.config import Config
+from training_core.engine.profiling import PROFILE_FOLDER
+from training_core.engine.speed import SpeedReport
 from training_core.errors import StorageError
 from training_core.export import package_ensemble
-from training_core.jobs import DatasetRef, Job, JobReport, read_curves
-from training_core.tracking import RunRecord, RunStatus, TrackedDataset, Tracker, TrackerKind, flat_params, open_tracker
+from training_core.jobs import DatasetRef, Event, Job, JobReport, read_curves
+from training_core.tracking import (
+    Live,
+    RunRecord,
+    RunStatus,
+    TrackedDataset,
+    Tracker,
+    TrackerKind,
+    flat_params,
+    open_tracker,
+)
 
 
 class RecordRef(Config):
     """A run in a tracker: small enough to pass between tasks."""
 
-    tracker: TrackerKind
+    trackers: tuple[TrackerKind, ...]
     store: str
     run_id: str
     location: str
 
 
 @lru_cache(maxsize=4)
-def tracker_at(kind: TrackerKind, store: str) -> Tracker:
-    """The tracker of a store, opened once per process."""
-    return open_tracker(kind, Path(store))
+def tracker_at(kinds: tuple[TrackerKind, ...], store: str) -> Tracker:
+    """The tracker of a store, opened once per process.
+
+    Raises:
+        ConfigError: a tracker is not installed.
+    """
+    return open_tracker(kinds, Path(store))
 
 
 def begin_record(run: RunConfig, ref: DatasetRef, store: Path, tags: Mapping[str, str]) -> RecordRef:
     """Begin the run's record, with its settings, its dataset and `tags` that lead back to who started it."""
-    tracker = tracker_at(run.tracker, str(store))
+    tracker = tracker_at(run.trackers, str(store))
     run_id = tracker.start(
         ref.name,
         tags={"polychoir.dataset": ref.label, "polychoir.preset": run.preset, **tags},
@@ -43,7 +58,15 @@ def begin_record(run: RunConfig, ref: DatasetRef, store: Path, tags: Mapping[str
             name=ref.name, version=ref.version, fingerprint=ref.fingerprint, path=str(open_dataset(ref).path)
         ),
     )
-    return RecordRef(tracker=run.tracker, store=str(store), run_id=run_id, location=tracker.location)
+    return RecordRef(trackers=run.trackers, store=str(store), run_id=run_id, location=tracker.location)
+
+
+def record_progress(record: RecordRef, event: Event) -> None:
+    """Show the epoch that an event tells of, in those trackers that can; `record_reports` has the whole curves."""
+    tracker = tracker_at(record.trackers, record.store)
+    if event["event"] == "epoch" and isinstance(tracker, Live):
+        values = {key: value for key, value in event.items() if isinstance(value, float)}
+        tracker.log_progress(record.run_id, event["job"], values, event["epoch"])
 
 
 def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[JobReport]) -> None:
@@ -51,7 +74,7 @@ def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[Job
 
     A learner keeps the run under which it was trained: a rerun refers to it instead of claiming the work as its own.
     """
-    tracker = tracker_at(record.tracker, record.store)
+    tracker = tracker_at(record.trackers, record.store)
     named = {job.name: job for job in jobs}
     reused: dict[str, str] = {}
     for report in reports:
@@ -75,7 +98,7 @@ def register(
 
     Returns `models:/name/version`, or the ensemble's directory where there is no registry.
     """
-    tracker = tracker_at(record.tracker, record.store)
+    tracker = tracker_at(record.trackers, record.store)
     scores = {f"test/{metric}": value for metric, value in judgement.test.items()}
     for row in judgement.patterns:
         if row.missing:
@@ -103,22 +126,28 @@ def write_report(record: RecordRef, summary: RunSummary) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = render_html(summary)
     write_text_atomically(path, text)
-    tracker = tracker_at(record.tracker, record.store)
+    tracker = tracker_at(record.trackers, record.store)
     tracker.log_text(record.run_id, text, "report.html")
     tracker.log_text(record.run_id, summary.model_dump_json(indent=1), "summary.json")
 
 
 def end_record(record: RecordRef, status: RunStatus) -> None:
     """Close the run."""
-    tracker_at(record.tracker, record.store).finish(record.run_id, status)
+    tracker_at(record.trackers, record.store).finish(record.run_id, status)
 
 
 def _learner_record(job: Job, report: JobReport) -> RunRecord:
     curves: dict[str, tuple[tuple[int, float], ...]] = {}
+    speed: dict[str, float] = {}
+    files: tuple[str, ...] = ()
     if report.artifact is not None:
+        folder = report.artifact.path
         history = read_curves(report.artifact)
         keys = {key for epoch in history.epochs for key in epoch}
         curves = {key: tuple(history.curve(key)) for key in sorted(keys)}
+        if (measured := SpeedReport.read(folder)) is not None:
+            speed = {f"speed/{name}": value for name, value in measured.figures().items()}
+        files = (str(folder / PROFILE_FOLDER),) if (folder / PROFILE_FOLDER).is_dir() else ()
     figures = {
         "seconds": report.seconds,
         "cpu_seconds": report.cpu_seconds,
@@ -138,8 +167,10 @@ def _learner_record(job: Job, report: JobReport) -> RunRecord:
         },
         params=flat_params(job.recipe.model_dump(mode="json") | {"seed": job.seed}),
         metrics={f"out_of_bag/{name}": value for name, value in report.metrics.items()}
-        | (figures if report.status != "failed" else {}),
+        | (figures if report.status != "failed" else {})
+        | speed,
         curves=curves,
+        artifacts=files,
     )
 
 

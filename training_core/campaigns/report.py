@@ -17,7 +17,7 @@ table{border-collapse:collapse;font-size:.9rem;min-width:50%}
 th{text-align:left;border-bottom:2px solid #c9d1dc} th.number{text-align:right}
 td,th{padding:.3rem 1.2rem .3rem 0;vertical-align:top} td{border-bottom:1px solid #e8ecf1}
 .number{text-align:right;font-variant-numeric:tabular-nums} .unused td{color:#8a94a3} img{max-width:100%}
-code{background:#f2f4f7;padding:.1rem .3rem;border-radius:3px;word-break:break-all}
+pre{font-size:.8rem;overflow-x:auto} code{background:#f2f4f7;padding:.1rem .3rem;border-radius:3px;word-break:break-all}
 """
 
 
@@ -45,6 +45,7 @@ def render_html(summary: RunSummary) -> str:
         _html_table(
             _leaderboard_header(summary), _leaderboard_rows(summary), [not r.weight for r in summary.leaderboard]
         ),
+        *_speed_section(summary),
         "<h2>Test metrics</h2>",
         _html_table(("metric", "value"), [(name, f"{value:.4f}") for name, value in sorted(summary.test.items())]),
         "<h2>Where it is</h2>",
@@ -74,6 +75,7 @@ def render_markdown(summary: RunSummary) -> str:
         "",
         *_markdown_table(_leaderboard_header(summary), _leaderboard_rows(summary)),
         "",
+        *(["## Speed of the nets", "", *_markdown_table(*_speed_table(summary)), ""] if summary.speed else []),
         "## Where it is",
         "",
         *(f"- {label}: `{value}`" for label, value in _places(summary)),
@@ -98,6 +100,39 @@ def _places(summary: RunSummary) -> list[tuple[str, str]]:
         ("tracking", summary.tracking),
         ("predictions SHA-256", summary.predictions_sha256),
     ]
+
+
+def _speed_section(summary: RunSummary) -> list[str]:
+    """How fast the nets were trained, and what the profiled ones spent their time on; nothing when there are none."""
+    if not summary.speed:
+        return []
+    parts = ["<h2>Speed of the nets</h2>", _html_table(*_speed_table(summary))]
+    for name, profiled in summary.profiles.items():
+        parts += [
+            f"<details><summary>What {html.escape(name)} spent its time on</summary>",
+            f"<pre>{html.escape(profiled.profile.table())}</pre>",
+            f"<p>The trace is in <code>{html.escape(profiled.folder)}</code>.</p></details>",
+        ]
+    return parts
+
+
+def _speed_table(summary: RunSummary) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    header = ("net", "trained", "rows/s", "updates/s", "step, ms", "waiting for data", "peak MB")
+    on_gpu = any(speed.gpu_utilization is not None for speed in summary.speed.values())
+    rows = [
+        (
+            name,
+            "alone" if speed.learners == 1 else f"with {speed.learners - 1} others, figures of all",
+            f"{speed.samples_per_second:.0f}",
+            f"{speed.updates_per_second:.1f}",
+            f"{1e3 * speed.step_seconds_median:.2f}",
+            f"{speed.data_wait_share:.1%}",
+            f"{speed.peak_memory_bytes / 1e6:.0f}",
+            *([f"{speed.gpu_utilization or 0:.0%}"] if on_gpu else []),
+        )
+        for name, speed in sorted(summary.speed.items())
+    ]
+    return (*header, "GPU busy") if on_gpu else header, rows
 
 
 def _pattern_header(summary: RunSummary) -> tuple[str, ...]:

@@ -66,8 +66,20 @@ class RunConfig(LearnerSettings):
     training: TrainingConfig = TrainingConfig()
     combination: CombinationConfig = CombinationConfig()
     budget: BudgetConfig = BudgetConfig()
-    tracker: TrackerKind = "mlflow"
-    """Where the run is recorded: MLflow, JSON lines, or nowhere."""
+    trackers: tuple[TrackerKind, ...] = ("mlflow",)
+    """Where the run is recorded, in several places at once if you like: mlflow, tensorboard, wandb (written to disk,
+    never sent), jsonl. Empty: nowhere."""
+    profile: bool = False
+    """Also look at what a few steps of every training spend their time on; see `profile/` beside each learner."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_one_tracker(cls, data: Any) -> Any:
+        """`tracker: mlflow` as it was written when there could be one; `none` for none."""
+        if isinstance(data, dict) and "tracker" in data and "trackers" not in data:
+            one = data["tracker"]
+            return {**{k: v for k, v in data.items() if k != "tracker"}, "trackers": () if one == "none" else (one,)}
+        return data
 
     @model_validator(mode="before")
     @classmethod

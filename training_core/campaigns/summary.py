@@ -1,6 +1,10 @@
 """What a run tells the world: one JSON-able value with stable keys, and the texts and tables made from it."""
 
+from collections.abc import Mapping
+
 from training_core.config import Config
+from training_core.engine.profiling import Profile
+from training_core.engine.speed import SpeedReport
 from training_core.evaluation.patterns import PatternScore
 from training_core.jobs import JobReport
 from training_core.selection.leaderboard import LeaderboardRow
@@ -54,6 +58,14 @@ class Judgement(Config):
     """Hash of the test predictions, rounded to 1e-6, in id order."""
 
 
+class ProfiledTraining(Config):
+    """What the steps of one training spent their time on."""
+
+    folder: str
+    """Holds the trace, `trace.json.gz`, and the operators as a table, `operators.txt`."""
+    profile: Profile
+
+
 class RunSummary(Config):
     """One training run from end to end. The keys are stable; more may be added."""
 
@@ -87,3 +99,7 @@ class RunSummary(Config):
     leaderboard: tuple[LeaderboardRow, ...]
     failures: dict[str, str]
     """Why each failed learner failed."""
+    speed: Mapping[str, SpeedReport] = {}
+    """How fast each net was trained, by name, as it was when it was trained."""
+    profiles: Mapping[str, ProfiledTraining] = {}
+    """Of the nets that were profiled when they were trained."""

@@ -80,6 +80,10 @@ class TrainingState:
     `on_epoch_end`."""
     values: dict[str, Tensor] = field(default_factory=dict)
     """The training metrics of the epoch as the steps gave them, float64 on the CPU: scalars, or [K] for a cohort."""
+    step_metrics: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """What the step that was done last returned, on the device. Reading a value waits for it."""
+    num_rows: int | Tensor = 1
+    """Over how many rows those metrics are means; int64 [K] for a cohort."""
     history: list[dict[str, float]] = field(default_factory=list)
     result: EpochResult | None = None
     """The epoch that ended last."""
@@ -88,7 +92,7 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, as plain values."""
-        names = ("epoch", "step", "batch", "in_epoch", "stop_reason", "best_epoch")
+        names = ("epoch", "step", "batch", "in_epoch", "num_rows", "stop_reason", "best_epoch")
         return {**{name: getattr(self, name) for name in names}, "history": [dict(epoch) for epoch in self.history]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -206,10 +210,11 @@ def fit(
         if not state.in_epoch:
             state.epoch, state.batch, state.in_epoch = state.epoch + 1, 0, True
             _call(on_epoch_start, state, model)
-        num_samples, rows = 0, 1
+        num_samples = 0
         for batch in () if taken else stream:
-            metrics, rows = update.step(model, batch), update.num_rows(batch)
-            seen.add(metrics, rows)
+            state.step_metrics = update.step(model, batch)
+            state.num_rows = update.num_rows(batch)
+            seen.add(state.step_metrics, state.num_rows)
             num_samples += len(batch)
             state.step += 1
             state.batch += 1
@@ -218,7 +223,7 @@ def fit(
             if state.stop_reason is not None:
                 break
         taken = False
-        seen.add(update.end_epoch(model), rows)
+        seen.add(update.end_epoch(model), state.num_rows)
         state.values = _checked_means(state, seen)
         state.metrics = {f"training/{key}": float(value.nanmean()) for key, value in state.values.items()}
         problem = update.check(model)

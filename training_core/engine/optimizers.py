@@ -1,23 +1,29 @@
-"""The optimisers by name, with the settings that matter and the fastest implementation torch has."""
+"""The optimisers by name, with the settings that matter and the fastest implementation there is."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from training_core.config import Config
+from training_core.errors import ConfigError
 from training_core.quantities import NonNegativeFloat, PositiveFloat, Rate
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
+    from torch.optim import Optimizer
 
-OptimizerKind = Literal["adamw", "adam", "sgd", "radam"]
+OptimizerKind = Literal["adamw", "adam", "sgd", "radam", "lion", "sophia"]
+
+CURVATURE_PERIOD = 10
+"""Updates between two estimates of the curvature (Liu et al. 2023, arXiv:2305.14342, section 3.1: k = 10)."""
 
 
 class OptimizerConfig(Config):
     """How gradients become steps."""
 
     kind: OptimizerKind = "adamw"
-    """adamw (Loshchilov & Hutter 2019, arXiv:1711.05101), adam (weight decay as an L2 term), sgd (Nesterov momentum)
-    or radam (Liu et al. 2020, arXiv:1908.03265; decoupled decay)."""
+    """adamw (Loshchilov & Hutter 2019, arXiv:1711.05101), adam (weight decay as an L2 term), sgd (Nesterov momentum),
+    radam (Liu et al. 2020, arXiv:1908.03265; decoupled decay), lion (Chen et al. 2023, arXiv:2302.06675; a third to a
+    tenth of adamw's learning rate) or sophia (Liu et al. 2023, arXiv:2305.14342, with Hutchinson's estimate). The last
+    two come with `pip install polychoir[optimizers]`."""
     lr: PositiveFloat = 1e-3
     """Learning rate."""
     weight_decay: NonNegativeFloat = 1e-4
@@ -26,17 +32,27 @@ class OptimizerConfig(Config):
     momentum: Rate = 0.9
     """Nesterov momentum; sgd only."""
 
-    def build(self, model: "nn.Module") -> "torch.optim.Optimizer":
-        """The optimiser of the parameters of `model` that require gradients.
+    @property
+    def curvature_period(self) -> int:
+        """Every how many updates, from the first on, `step` must be given an estimate of the curvature; 0: never."""
+        return CURVATURE_PERIOD if self.kind == "sophia" else 0
 
-        adamw, adam and sgd are fused into one kernel; torch has no fused radam, which runs on lists of tensors.
+    def build(self, model: "nn.Module") -> "Optimizer":
+        """The optimiser of all floating-point parameters of `model`.
+
+        Those frozen at the moment are among them: a parameter without a gradient is passed over, so freezing and
+        unfreezing later needs no other optimiser. adamw, adam and sgd are fused into one kernel; the others, for
+        which torch has none, run on lists of tensors.
+
+        Raises:
+            ConfigError: the optimiser comes with an extra that is not installed.
         """
         import torch
 
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
         decayed = [parameter for parameter in parameters if parameter.ndim > 1]
         exempt = [parameter for parameter in parameters if parameter.ndim <= 1]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": members, "weight_decay": decay}
             for members, decay in ((decayed, self.weight_decay), (exempt, 0.0))
             if members
@@ -52,3 +68,18 @@ class OptimizerConfig(Config):
                 )
             case "radam":
                 return torch.optim.RAdam(groups, lr=self.lr, decoupled_weight_decay=True, foreach=True)
+            case "lion":
+                return self._extra().Lion(groups, lr=self.lr)
+            case "sophia":
+                return self._extra().SophiaH(groups, lr=self.lr, update_period=CURVATURE_PERIOD)
+
+    def _extra(self) -> Any:
+        """The package that has the optimisers torch has not."""
+        try:
+            import pytorch_optimizer
+        except ImportError as error:
+            raise ConfigError(
+                f"the optimiser '{self.kind}' comes with an extra: `pip install polychoir[optimizers]`, "
+                "or choose adamw, adam, sgd or radam"
+            ) from error
+        return pytorch_optimizer

@@ -1,33 +1,30 @@
-"""Training one learner on rows of data, from raw samples to something that answers: nets and estimators alike."""
+"""Training learners on rows of data, from raw samples to something that answers: alone, or together with their like.
 
-from collections.abc import Callable, Mapping
+Nets of one architecture train together where that is quicker (`engine.cohort`); everything else trains alone.
+"""
 
-import numpy as np
-from torch import nn
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
-from training_core.data.preprocessing import Preprocessor
-from training_core.data.streams.batching import Batching
-from training_core.data.streams.choice import open_stream
-from training_core.data.streams.encoded import OneBatch
 from training_core.data.views import RowSource
-from training_core.engine.estimator_update import EstimatorUpdate
-from training_core.engine.gradient import GradientUpdate
-from training_core.engine.hooks import ProgressHook, Validation
-from training_core.engine.loop import History, Hook, fit
+from training_core.engine.alone import Trained, train_alone
+from training_core.engine.cohort.grouping import Unit, share_out, why_it_trains_alone
+from training_core.engine.cohort.training import Stack, open_stack
+from training_core.engine.loop import History
+from training_core.engine.prepare import LearnerRequest, OnEpoch, PreparedLearner, prepare
+from training_core.engine.profiling import Watch
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
-from training_core.errors import DataError
 from training_core.learners import LearnerConfig
-from training_core.objectives import Supervised
 from training_core.schema import DataSpec
-from training_core.seeding import torch_seeded
 
-OnEpoch = Callable[[int, dict[str, float]], None]
-"""Called after each epoch with its number, from 1, and its metrics."""
+Outcome = Trained | Exception
+"""What came of a learner, or why nothing did."""
+OnStart = Callable[[Sequence[int]], Path | None]
+"""Told which requests, by their positions, begin to train together; answers where their checkpoints go, if anywhere."""
 
-_MIN_ABSENT_ROWS = 10
-_MIN_ABSENT_SHARE = 0.02
-_VALIDATION_ROWS = 256  # rows per forward pass when no gradients are kept
+_log = logging.getLogger(__name__)
 
 
 def train_learner(
@@ -41,22 +38,10 @@ def train_learner(
     on_epoch: OnEpoch | None = None,
     device: str = "cpu",
 ) -> tuple[TrainedLearner, History]:
-    """Train a learner on some modalities of a data set; the same arguments give the same bits.
+    """Train one learner, alone; the same arguments give the same bits. What they mean: see `LearnerRequest`.
 
     The encoding is learned from the training rows alone. Rows that have none of the modalities are left out. A net's
     rows need not fit into memory; an estimator is given all of its own at once.
-
-    Args:
-        config: what to train.
-        train: raw rows, repeats allowed; they may have more modalities than `spec`.
-        validation: raw rows to stop a net by. None, or none that has a modality: it trains for all epochs. Estimators
-            have no use for them: give them all rows to train on.
-        spec: the raw modalities to learn from, with all their columns.
-        features: for vectors and tables of which only some columns are used, those columns.
-        training: settings of nets.
-        seed: root of the initial weights, the order of rows and every dropout.
-        on_epoch: told of every epoch; an estimator has one, without metrics.
-        device: where to train a net.
 
     Returns:
         The learner, on `device`, and what its training did.
@@ -66,72 +51,110 @@ def train_learner(
         ConfigError: the learner does not take this kind of data.
         DivergenceError: a loss, a weight or a prediction stopped being finite.
     """
-    features = {name: features[name] for name in spec.names if name in features}
-    name = f"{config.kind} on {'+'.join(spec.names)}"
-    rows = _rows_with_any(train, spec, features)
-    if rows is None:
-        raise DataError(f"{name}: none of its {len(train)} training rows has any of these modalities")
-    preprocessor = Preprocessor.fit(rows, spec.select(spec.names, features), config.text_input)
-    model = config.build(preprocessor.spec, seed)
-    hooks: list[Hook] = [] if on_epoch is None else [ProgressHook(on_epoch)]
-    modality_dropout = 0.0
-    if isinstance(model, nn.Module):
-        modality_dropout = training.modality_dropout if config.meets_missing and len(spec.modalities) > 1 else 0.0
-        settings = training.model_copy(update={"modality_dropout": modality_dropout})
-        judged = None if validation is None else _rows_with_any(validation, spec, features)
-        history = _fit_net(model.to(device), rows, judged, preprocessor, settings, seed, hooks, name)
-    else:
-        everything = OneBatch(preprocessor.encode(rows.samples()))
-        history = fit(model, everything, EstimatorUpdate(), hooks, epochs=1, name=name)
-    tolerates = tolerated_modalities(rows, modality_dropout)
-    return TrainedLearner(config, preprocessor, model, features, tolerates, device), history
+    request = LearnerRequest(config, train, validation, spec, features, training, seed, on_epoch)
+    trained = train_alone(prepare(request), device)
+    return trained.learner, trained.history
 
 
-def tolerated_modalities(rows: RowSource, modality_dropout: float) -> frozenset[str]:
-    """Which modalities a learner can do without after it was trained on `rows`.
+def train_learners(requests: Sequence[LearnerRequest], device: str = "cpu") -> list[Outcome]:
+    """Train learners, together where that pays; what came of each, in order. One that fails costs itself only."""
+    outcomes: dict[int, Outcome] = {}
+    for done in train_in_units(requests, device):
+        outcomes |= done
+    return [outcomes[position] for position in range(len(requests))]
 
-    All, when modalities were dropped at random in training. Else those whose absence it has met in earnest: in at
-    least 10 of its rows and at least 2 % of them, repeats counted once. (Every learner can be told of an absence.)
+
+def train_in_units(
+    requests: Sequence[LearnerRequest],
+    device: str = "cpu",
+    on_start: OnStart | None = None,
+    watch: Watch | None = None,
+) -> Iterator[dict[int, Outcome]]:
+    """Train learners in units, each a single one or a stack, and give what came of each unit as soon as it is there.
+
+    Nets that may share an architecture are looked at together, so that a unit is known before it begins. The same
+    requests give the same units on one machine, whatever is free on it at the time.
+
+    Args:
+        requests: what to train.
+        device: where to train nets.
+        on_start: told of every unit before it begins.
+        watch: measures the trainings of nets, by the labels of their requests.
+
+    Yields:
+        What came of the members of a unit, by their positions in `requests`.
     """
-    available = rows.available()
-    if modality_dropout > 0:
-        return frozenset(available)
-    _, distinct = np.unique(rows.ids().astype(str), return_index=True)
-    enough = max(_MIN_ABSENT_ROWS, _MIN_ABSENT_SHARE * len(distinct))
-    return frozenset(name for name, mask in available.items() if np.count_nonzero(~mask[distinct]) >= enough)
+    for positions in _likely_companies(requests):
+        prepared, failed = _prepare_all(requests, positions)
+        if failed:
+            yield failed
+        for unit in share_out(prepared, device):
+            stack = _open(unit, prepared, device)
+            if isinstance(stack, Stack):
+                folder = None if on_start is None else on_start(unit.members)
+                yield _train_stack(stack, unit, prepared, device, folder, watch)
+                continue
+            for position in unit.members:
+                folder = None if on_start is None else on_start((position,))
+                yield {position: _train_one(prepared[position], stack, device, folder, watch)}
 
 
-def _fit_net(
-    net: nn.Module,
-    train: RowSource,
-    validation: RowSource | None,
-    preprocessor: Preprocessor,
-    training: TrainingConfig,
-    seed: int,
-    hooks: list[Hook],
-    name: str,
-) -> History:
-    """Train `net`, which is on its device, on raw rows."""
-    device, task = next(net.parameters()).device, preprocessor.spec.task
-    batching = Batching(training.batch_size, seed, modality_dropout=training.modality_dropout)
-    stream = open_stream(train, preprocessor, batching, device)
-    update = GradientUpdate(
-        Supervised(task, label_smoothing=training.label_smoothing),
-        training.optimizer_config(),
-        clip_norm=training.clip_norm,
-    )
-    if validation is not None:
-        judged = open_stream(validation, preprocessor, Batching(_VALIDATION_ROWS, shuffle=False), device)
-        hooks = [Validation(Supervised(task), judged, training.patience), *hooks]
-    with torch_seeded(seed, "training"):  # dropout inside a net draws from torch's global generators
-        return fit(net, stream, update, hooks, epochs=training.epochs, name=name)
+def _likely_companies(requests: Sequence[LearnerRequest]) -> list[list[int]]:
+    """Positions of requests that might train together; those that cannot are by themselves."""
+    companies: dict[object, list[int]] = {}
+    for position, request in enumerate(requests):
+        alone = why_it_trains_alone(request) is not None
+        companies.setdefault(position if alone else request.likely_architecture, []).append(position)
+    return list(companies.values())
 
 
-def _rows_with_any(source: RowSource, spec: DataSpec, features: Mapping[str, tuple[int, ...]]) -> RowSource | None:
-    """The modalities and columns of interest of those rows that have any of them; None when no row has."""
-    available = source.available()
-    rows = np.flatnonzero(np.logical_or.reduce([available[name] for name in spec.names]))
-    if not len(rows):
-        return None
-    every = len(rows) == len(source)
-    return source.subset(rows=None if every else rows, modalities=spec.names, features=features)
+def _prepare_all(
+    requests: Sequence[LearnerRequest], positions: Sequence[int]
+) -> tuple[dict[int, PreparedLearner], dict[int, Outcome]]:
+    """Those that can be prepared, and why the others cannot."""
+    prepared: dict[int, PreparedLearner] = {}
+    failed: dict[int, Outcome] = {}
+    for position in positions:
+        try:
+            prepared[position] = prepare(requests[position])
+        except Exception as error:
+            failed[position] = error
+    return prepared, failed
+
+
+def _open(unit: Unit, prepared: Mapping[int, PreparedLearner], device: str) -> Stack | str:
+    """The members of a unit as a stack, or why each of them trains alone."""
+    if len(unit.members) == 1:
+        return unit.why_alone
+    try:
+        return open_stack([prepared[position] for position in unit.members], device)
+    except Exception as error:  # whatever is wrong with one of them shows when it trains alone
+        _log.warning("%d learners cannot train together: %s", len(unit.members), error)
+        return f"together they failed ({type(error).__name__})"
+
+
+def _train_stack(
+    stack: Stack,
+    unit: Unit,
+    prepared: Mapping[int, PreparedLearner],
+    device: str,
+    folder: Path | None,
+    watch: Watch | None,
+) -> dict[int, Outcome]:
+    """Train a stack; should that fail as a whole, its members one by one."""
+    try:
+        return dict(zip(unit.members, stack.train(device, folder, watch), strict=True))
+    except Exception as error:
+        _log.warning("a stack of %d learners failed, they train one by one: %s", len(unit.members), error)
+        reason = f"together they failed ({type(error).__name__})"
+    return {position: _train_one(prepared[position], reason, device, None, watch) for position in unit.members}
+
+
+def _train_one(member: PreparedLearner, reason: str, device: str, folder: Path | None, watch: Watch | None) -> Outcome:
+    """Train one learner alone, for this reason."""
+    try:
+        trained = train_alone(member, device, folder, watch)
+    except Exception as error:
+        return error
+    _log.info("%s trained alone: %s", member.request.name, reason)
+    return trained._replace(trained_as=f"alone: {reason}")

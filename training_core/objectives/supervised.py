@@ -1,15 +1,21 @@
 """Objectives: what a net is trained towards. `Supervised` is the target itself; `WeightedSum` composes several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from training_core.errors import ConfigError
-from training_core.objectives.losses import binary_cross_entropy, cross_entropy, squared_error, weighted_mean
+from training_core.errors import ConfigError, DataError
+from training_core.objectives.registry import LOSSES, default_loss
+from training_core.objectives.strategy import ClassWeights, LossStrategy, PerSampleLoss
 from training_core.schema import Batch, TaskSpec
+
+_HALF = (torch.bfloat16, torch.float16)
+
+Forward = Callable[[nn.Module, Batch], Tensor]
+"""How a model is asked: its raw outputs for a batch."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,8 @@ class Loss:
 
     total: Tensor
     terms: dict[str, Tensor]
+    weight: Tensor | None = None
+    """The sum of the weights these means are over, a scalar; None: that of the batch's weights, or its rows."""
 
 
 class Objective(Protocol):
@@ -28,67 +36,157 @@ class Objective(Protocol):
         ...
 
 
+def ask_net(model: nn.Module, batch: Batch) -> Tensor:
+    """The raw outputs of a net that takes inputs by modality and what of them is available."""
+    return model(batch.inputs, batch.available)
+
+
 class Supervised:
-    """Cross-entropy, binary cross-entropy (mean over labels) or squared error (mean over columns) with the target.
+    """The distance to the target: by default cross-entropy, binary cross-entropy or squared error, by the task.
 
     Args:
         task: What is predicted.
-        label_smoothing: Share of the target, in [0, 1), that is spread evenly; not for regression.
+        label_smoothing: Share of the target, in [0, 1), that is spread evenly; for losses that take it.
         class_weights: Classification: what a sample of each class counts, beside its own weight; the loss stays a
             weighted mean. Multilabel: what a positive of each label counts, a negative counting 1. Not for regression.
+        loss: `default`, the name of a registered loss that needs one output per class, label or column, as nets have
+            them; or a strategy, whatever it needs.
+        forward: how the model is asked.
 
     Raises:
-        ConfigError: smoothing or weights do not fit the task.
+        ConfigError: the loss, smoothing or weights do not fit the task.
     """
 
     def __init__(
-        self, task: TaskSpec, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+        self,
+        task: TaskSpec,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights | None = None,
+        loss: str | LossStrategy = "default",
+        forward: Forward = ask_net,
     ) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"`label_smoothing` is {label_smoothing}; it must be in [0, 1)")
-        if task.kind == "regression" and (label_smoothing or class_weights is not None):
-            raise ConfigError("`label_smoothing` and class weights are for classes; this task is regression")
-        if class_weights is not None and (len(class_weights) != task.num_outputs or min(class_weights) <= 0):
-            raise ConfigError(f"class weights must be {task.num_outputs} positive numbers, one per class")
+        if class_weights is not None and task.kind != "regression" and len(class_weights) != task.num_outputs:
+            raise ConfigError(
+                f"got {len(class_weights)} class weights; give {task.num_outputs} positive numbers, one per class"
+            )
         self.task = task
-        self.label_smoothing = label_smoothing
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.loss = resolve_loss(task, loss, label_smoothing, class_weights)
+        self._forward = forward
+        self._name = getattr(self.loss, "name", loss if isinstance(loss, str) else type(self.loss).__name__)
+        self._checked: tuple[torch.Size, torch.Size] | None = None
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
-        """One forward pass, and one term named after the loss."""
-        assert batch.target is not None, "a batch to learn from has a target"
-        raw = model(batch.inputs, batch.available)
-        weight, target = batch.weight, batch.target
-        factors = None if self.class_weights is None else self.class_weights.to(raw.device, raw.dtype)
-        if self.task.kind == "classification":
-            if factors is not None:
-                weight = factors[target] if weight is None else weight * factors[target]
-            name, losses = "cross_entropy", cross_entropy(raw, target, self.label_smoothing)
-        elif self.task.kind == "multilabel":
-            name, per_label = "binary_cross_entropy", binary_cross_entropy(raw, target, self.label_smoothing)
-            if factors is not None:
-                per_label = per_label * (1 + target * (factors - 1))
-            losses = per_label.mean(dim=-1)
-        else:
-            name, losses = "squared_error", squared_error(raw, target)
-        total = weighted_mean(losses, weight)
-        return Loss(total, {name: total})
+        """One forward pass, and one term named after the loss.
+
+        Raises:
+            DataError: there is no target, or outputs and targets do not fit the loss.
+        """
+        if batch.target is None:
+            raise DataError("a batch to learn from, or to judge by, has no target")
+        raw, target, weight = self._forward(model, batch), batch.target, batch.weight
+        if raw.dtype in _HALF:
+            raw = raw.float()  # mixed precision: what a model answers in few bits is not summed up in few bits
+        shapes = (raw.shape[1:], target.shape[1:])
+        if shapes != self._checked:
+            self.loss.validate_inputs(raw, target)
+            self._checked = shapes
+        if isinstance(self.loss, PerSampleLoss):
+            total, over = self.loss.mean(raw, target, None if weight is None else {"sample_weight": weight})
+            return Loss(total, {self._name: total}, over)
+        if weight is not None:
+            raise DataError(
+                f"the loss {self._name} gives no loss per sample, so it cannot weigh samples (or train in a cohort); "
+                "let it inherit PerSampleLoss, or give no weights"
+            )
+        total = self.loss.compute_loss(raw, target, None)
+        return Loss(total, {self._name: total})
+
+
+def resolve_loss(
+    task: TaskSpec,
+    loss: str | LossStrategy = "default",
+    label_smoothing: float = 0.0,
+    class_weights: ClassWeights | None = None,
+) -> LossStrategy:
+    """The loss of `task` that is meant, with its settings; arguments as for `Supervised`.
+
+    Raises:
+        ConfigError: it does not fit the task, or needs more outputs than nets have.
+    """
+    if loss == "default":
+        strategy: LossStrategy = default_loss(task)
+    else:
+        strategy = LOSSES.get(loss) if isinstance(loss, str) else loss
+    if not isinstance(strategy, PerSampleLoss):
+        if label_smoothing or class_weights is not None:
+            raise ConfigError(f"the loss {loss} takes neither `label_smoothing` nor class weights; leave them out")
+        return strategy
+    strategy = strategy.for_task(task).with_options(label_smoothing, class_weights)
+    if isinstance(loss, str) and strategy.outputs_per_target != 1:
+        raise ConfigError(
+            f"the loss '{loss}' needs {strategy.outputs_per_target} outputs for each of the {task.num_outputs} "
+            "targets, and learners have one; train a model of your own with it, or choose another loss"
+        )
+    return strategy
 
 
 class WeightedSum:
-    """`Σ weight · objective`; the terms of objective `a` are called `a/…`, and are not multiplied by its weight."""
+    """`Σ weight · objective`; the terms of objective `a` are called `a/…`, and are not multiplied by its weight.
+
+    Weights may change between epochs (`set_weights`); a part of weight 0 is not computed, and has no terms.
+    """
 
     def __init__(self, parts: Mapping[str, tuple[float, Objective]]) -> None:
+        """Compose `parts`, each a weight, from 0 on, and an objective, by name."""
         if not parts:
             raise ConfigError("a weighted sum needs at least one objective")
-        self.parts = dict(parts)
+        self._objectives = {name: objective for name, (_, objective) in parts.items()}
+        self._weights: dict[str, float] = dict.fromkeys(parts, 0.0)
+        self.set_weights({name: weight for name, (weight, _) in parts.items()})
+
+    @property
+    def parts(self) -> dict[str, tuple[float, Objective]]:
+        """Weight and objective of every part, by name."""
+        return {name: (self._weights[name], objective) for name, objective in self._objectives.items()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every part, by name."""
+        return dict(self._weights)
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """Change the weights of some parts; 0 switches a part off.
+
+        Raises:
+            ConfigError: there is no such part, a weight is negative or not finite, or nothing would be left.
+        """
+        if unknown := [name for name in weights if name not in self._weights]:
+            raise ConfigError(f"no part '{unknown[0]}' in this sum; it has {', '.join(self._weights)}")
+        wild = {name: weight for name, weight in weights.items() if not 0 <= weight < float("inf")}
+        if wild:
+            raise ConfigError(f"weights of a sum are numbers from 0 on; got {wild}")
+        changed = {**self._weights, **{name: float(weight) for name, weight in weights.items()}}
+        if not any(changed.values()):
+            raise ConfigError(f"every part of the sum would have weight 0: {', '.join(changed)}; leave one")
+        self._weights = changed
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Judge by every part in turn."""
         totals: list[Tensor] = []
         terms: dict[str, Tensor] = {}
-        for name, (weight, objective) in self.parts.items():
+        for name, objective in self._objectives.items():
+            weight = self._weights[name]
+            if weight == 0:
+                continue
             loss = objective(model, batch)
             totals.append(weight * loss.total)
             terms |= {f"{name}/{term}": value for term, value in loss.terms.items()}
         return Loss(torch.stack(totals).sum(), terms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights."""
+        return {"weights": dict(self._weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.set_weights(state["weights"])

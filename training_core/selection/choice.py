@@ -44,6 +44,9 @@ class SelectionConfig(Config):
     """What counts: expected accuracy, time to train, memory, or a balance of the three."""
     learners_per_bag: PositiveInt = 2
     """Learners trained on each bag, of different kinds; fewer where fewer kinds are eligible."""
+    net_copies: PositiveInt = 1
+    """Nets trained where one is chosen: the same modalities, but initial weights, validation rows and a draw of rows of
+    their own (a deep ensemble: Lakshminarayanan et al. 2017, arXiv:1612.01474). They train together."""
     include: tuple[str, ...] = ()
     """Kinds of learner to choose from; all of them when empty."""
 
@@ -57,13 +60,16 @@ class SelectionConfig(Config):
 
 
 class Choice(Config):
-    """One learner to be trained on one bag."""
+    """One kind of learner to be trained on one bag."""
 
     bag: str
     learner: LearnerConfig
+    num_copies: PositiveInt = 1
+    """Learners of it to train."""
     reason: str
     """Why this one, in a sentence."""
     predicted_seconds: float
+    """Of one copy, trained alone."""
     predicted_bytes: float
     runner_up: str | None = None
     """The kind that would have been taken otherwise."""
@@ -119,6 +125,7 @@ def choose_learners(
                     {
                         "bag": bag.name,
                         "learner": chosen.learner,
+                        "num_copies": config.net_copies if chosen.learner.family == "net" else 1,
                         "reason": _reason(chosen, near, num_eligible, used[chosen.kind], config.strategy),
                         "predicted_seconds": chosen.cost.seconds,
                         "predicted_bytes": chosen.cost.bytes,

@@ -7,13 +7,19 @@ the tracker that must still work when the disk is nearly full.
 import json
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training_core.errors import ConfigError
-from training_core.tracking.protocol import ModelPackage, ResolvedModel, RunRecord, RunStatus, TrackedDataset
+from training_core.tracking.protocol import (
+    ModelPackage,
+    ResolvedModel,
+    RunRecord,
+    RunStatus,
+    TrackedDataset,
+    new_run_id,
+)
 
 
 class JsonLinesTracker:
@@ -39,16 +45,17 @@ class JsonLinesTracker:
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         dataset: TrackedDataset | None = None,
+        run_id: str | None = None,
     ) -> str:
-        """Begin a run; its id starts with the time, so that folders sort."""
-        run_id = _new_id()
+        """Begin a run."""
+        run_id = run_id or new_run_id()
         source = dataset.model_dump(mode="json") if dataset else None
         self._write(run_id, "start", name=name, tags=dict(tags or {}), params=dict(params or {}), dataset=source)
         return run_id
 
-    def log_run(self, parent_id: str, record: RunRecord) -> str:
+    def log_run(self, parent_id: str, record: RunRecord, run_id: str | None = None) -> str:
         """One line with the whole record in the child's own folder, and one in the parent's that points to it."""
-        run_id = _new_id()
+        run_id = run_id or new_run_id()
         self._write(run_id, "run", parent=parent_id, **json.loads(record.model_dump_json()))
         self._write(parent_id, "child", run=run_id, name=record.name, status=record.status)
         return run_id
@@ -99,10 +106,6 @@ class JsonLinesTracker:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-
-
-def _new_id() -> str:
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:12]}"
 
 
 def _plain(value: float) -> float | str:

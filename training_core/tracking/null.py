@@ -1,11 +1,17 @@
 """A tracker that records nothing."""
 
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from training_core.errors import ConfigError
-from training_core.tracking.protocol import ModelPackage, ResolvedModel, RunRecord, RunStatus, TrackedDataset
+from training_core.tracking.protocol import (
+    ModelPackage,
+    ResolvedModel,
+    RunRecord,
+    RunStatus,
+    TrackedDataset,
+    new_run_id,
+)
 
 
 class NullTracker:
@@ -23,13 +29,14 @@ class NullTracker:
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         dataset: TrackedDataset | None = None,
+        run_id: str | None = None,
     ) -> str:
-        """A new run id."""
-        return uuid.uuid4().hex
+        """The run's id."""
+        return run_id or new_run_id()
 
-    def log_run(self, parent_id: str, record: RunRecord) -> str:
-        """A new run id."""
-        return uuid.uuid4().hex
+    def log_run(self, parent_id: str, record: RunRecord, run_id: str | None = None) -> str:
+        """The run's id."""
+        return run_id or new_run_id()
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Forget the values."""

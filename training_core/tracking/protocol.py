@@ -1,9 +1,11 @@
 """What a tracker is told about runs, as plain data, and what every tracker can do with it."""
 
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from training_core.config import Config, canonical_json
 
@@ -142,6 +144,40 @@ class Tracker(Protocol):
             StorageError: the model is registered but its files are gone.
         """
         ...
+
+
+class Follower(Tracker, Protocol):
+    """A tracker that takes the ids of another one, so that a run has the same id wherever it is recorded."""
+
+    def start(
+        self,
+        name: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        dataset: TrackedDataset | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Begin a run called `run_id`; one of its own making when not given."""
+        ...
+
+    def log_run(self, parent_id: str, record: RunRecord, run_id: str | None = None) -> str:
+        """Record a run that is over, called `run_id`; one of its own making when not given."""
+        ...
+
+
+@runtime_checkable
+class Live(Protocol):
+    """A tracker whose curves can be watched while they grow."""
+
+    def log_progress(self, parent_id: str, name: str, metrics: Mapping[str, float], step: int) -> None:
+        """Values of the child run `name` that is not over. `log_run` completes its curves and repeats no step."""
+        ...
+
+
+def new_run_id() -> str:
+    """An id that starts with the time, so that folders sort."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:12]}"
 
 
 def flat_params(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -95,6 +95,26 @@ def test_the_best_weights_come_back_also_when_all_epochs_are_done() -> None:
     assert same(snapshots.states[0], model.state_dict())
 
 
+@pytest.mark.parametrize("wild", [float("nan"), float("inf"), float("-inf")])
+def test_weights_whose_loss_is_not_finite_are_never_the_best(wild: float) -> None:
+    model, snapshots = Net(), Snapshots()
+    validation = Validation(ScriptedLosses(1.0, wild), [batch(4, 2)], patience=5)
+    with pytest.raises(DivergenceError):
+        train(model, snapshots, validation)
+    validation.on_training_end(TrainingState(name="net", num_epochs=2), model)
+    assert same(snapshots.states[0], model.state_dict())
+
+
+def test_the_reason_why_training_stopped_first_stays() -> None:
+    class Stop(Hook):
+        def on_epoch_end(self, state: TrainingState, model: nn.Module) -> None:
+            state.stop_reason = "enough" if state.epoch == 2 else None
+
+    validation = Validation(ScriptedLosses(1.0, 2.0), [batch(4, 2)], patience=1)
+    history = train(Net(), Stop(), validation)
+    assert (history.stop_reason, len(history.epochs)) == ("enough", 2)
+
+
 def test_a_validation_loss_that_is_not_finite_is_a_divergence() -> None:
     validation = Validation(ScriptedLosses(1.0, float("nan")), [batch(4, 2)], patience=5)
     with pytest.raises(DivergenceError, match="net: the validation loss became nan after epoch 2; lower"):
@@ -158,6 +178,11 @@ def test_mean_losses_respect_row_weights() -> None:
     counted, ignored = batch(3, 3, [1.0, 1.0, 1.0]), batch(2, 4, [1e-9, 1e-9])
     expected = float(squared_error(model, counted).total.detach())
     assert mean_losses(model, squared_error, [counted, ignored])["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_mean_losses_weigh_by_what_a_loss_says_it_is_a_mean_of() -> None:
+    losses = iter([Loss(torch.tensor(1.0), {}, torch.tensor(30.0)), Loss(torch.tensor(5.0), {}, torch.tensor(10.0))])
+    assert mean_losses(Net(), lambda model, batch: next(losses), [batch(4, 0), batch(4, 1)]) == {"loss": 2.0}
 
 
 def test_mean_losses_name_the_terms_of_a_composed_loss() -> None:

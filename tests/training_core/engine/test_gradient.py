@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from training_core.engine.gradient import GradientUpdate
-from training_core.engine.loop import fit
+from training_core.engine.loop import Hook, TrainingState, fit
 from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.schedules import LrSchedule
+from training_core.engine.training import Precision
 from training_core.errors import DivergenceError
 from training_core.objectives import Loss
 from training_core.schema import Batch
@@ -107,8 +109,13 @@ def test_gradients_do_not_leak_into_the_next_step() -> None:
     assert model.weight.detach().flatten().tolist() == [-2.0, -4.0]
 
 
-def test_a_step_never_waits_for_the_device() -> None:
-    """Reading a tensor's value (`.item()`, `float()`, an `if`) is the operation `_local_scalar_dense`."""
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_step_never_waits_for_the_device(accumulation: int, precision: Precision) -> None:
+    """Reading a tensor's value (`.item()`, `float()`, an `if`) is the operation `_local_scalar_dense`.
+
+    The first update, in which the optimiser makes its state, may look at it.
+    """
 
     class NoReading(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -116,10 +123,12 @@ def test_a_step_never_waits_for_the_device() -> None:
             return func(*args, **(kwargs or {}))
 
     model = Linear()
-    update = GradientUpdate(mean_output, OptimizerConfig())
+    update = GradientUpdate(mean_output, OptimizerConfig(), accumulation=accumulation, precision=precision)
     update.start(model)
+    for _ in range(accumulation):
+        update.step(model, batch([1.0, 2.0], [3.0, 4.0]))
     with NoReading():
-        for _ in range(3):
+        for _ in range(4):
             update.step(model, batch([1.0, 2.0], [3.0, 4.0]))
 
 
@@ -137,3 +146,78 @@ def test_weights_that_leave_the_finite_numbers_in_the_very_last_step_are_a_diver
     update = GradientUpdate(mean_output, wild, clip_norm=0.0)
     with pytest.raises(DivergenceError, match="after epoch 1 parameter 'weight' is not finite"):
         fit(Linear(), [batch([3.0, 4.0])], update, epochs=1)
+
+
+class TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 1)
+
+    def forward(self, inputs: Mapping[str, Tensor], available: Tensor) -> Tensor:
+        return self.second(self.first(inputs["x"]).tanh())
+
+
+class Freezes(Hook):
+    """Freezes the first layer in some epochs, and keeps its weights at the end of each."""
+
+    def __init__(self, epochs: set[int]) -> None:
+        self.epochs = epochs
+        self.seen: list[Tensor] = []
+
+    def on_epoch_start(self, state: TrainingState, model: TwoLayers) -> None:
+        model.first.requires_grad_(state.epoch not in self.epochs)
+
+    def on_epoch_end(self, state: TrainingState, model: TwoLayers) -> None:
+        self.seen.append(model.first.weight.detach().clone())
+
+
+@pytest.mark.parametrize("frozen", [{1}, {2}, {1, 3}])
+def test_layers_frozen_and_thawed_between_epochs_stand_still_and_move(frozen: set[int]) -> None:
+    model, hook = TwoLayers(), Freezes(frozen)
+    start = model.first.weight.detach().clone()
+    fit(model, [batch([1.0, 2.0], [3.0, 4.0])] * 2, GradientUpdate(mean_output, OptimizerConfig()), [hook], epochs=4)
+    pairs = zip([start, *hook.seen], hook.seen, strict=False)
+    still = {epoch for epoch, (before, after) in enumerate(pairs, start=1) if torch.equal(before, after)}
+    assert still == frozen
+
+
+def test_the_learning_rate_is_the_schedule_s_times_the_multiplier() -> None:
+    class Halving(LrSchedule):
+        def factor(self, update: int) -> float:
+            return 0.5**update
+
+    model = Linear()
+    update = GradientUpdate(mean_output, SGD, clip_norm=0.0, schedule=Halving())
+    update.start(model)
+    assert update.lr == 1.0
+    for expected in (-1.0, -1.5):
+        update.step(model, batch([1.0, 0.0]))
+        assert model.weight[0].item() == expected
+    update.lr_multiplier = 8.0
+    update.step(model, batch([1.0, 0.0]))
+    assert model.weight[0].item() == -3.5
+    assert (update.lr, update.num_updates) == (2.0, 3)
+
+
+def test_a_monitor_sees_the_gradients_of_updates_before_they_are_clipped() -> None:
+    class Monitor:
+        def __init__(self) -> None:
+            self.seen: list[list[float]] = []
+
+        def observe(self, model: Linear) -> None:
+            assert model.weight.grad is not None
+            self.seen.append(model.weight.grad.flatten().tolist())
+
+    monitor: Any = Monitor()
+    model = Linear()
+    update = GradientUpdate(mean_output, SGD, clip_norm=1.0, accumulation=2, monitor=monitor)
+    update.start(model)
+    for values in ([3.0, 0.0], [3.0, 8.0], [1.0, 1.0]):
+        update.step(model, batch(values))
+    assert monitor.seen == [[3.0, 4.0]]
+
+
+def test_a_norm_that_nobody_asked_for_is_not_measured() -> None:
+    _, metrics = after_one_step(GradientUpdate(mean_output, SGD, clip_norm=0.0, measures_norm=False), batch([3.0, 4.0]))
+    assert list(metrics) == ["loss"]

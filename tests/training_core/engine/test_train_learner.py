@@ -10,7 +10,8 @@ from torch import nn
 from training_core.data.preprocessing import Preprocessor
 from training_core.data.views import HeldSamples
 from training_core.engine.loop import History
-from training_core.engine.train import OnEpoch, tolerated_modalities, train_learner
+from training_core.engine.prepare import OnEpoch, tolerated_modalities
+from training_core.engine.train import train_learner
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.errors import DataError, DivergenceError, StorageError

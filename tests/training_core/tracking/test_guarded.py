@@ -81,6 +81,7 @@ def test_broken_tracker_is_asked_again_only_to_close_the_run(tmp_path):
     flaky.broken = True
     tracker.log_metrics(run_id, {"a": 1.0})
     tracker.log_metrics(run_id, {"a": 2.0})
+    tracker.flush()
     flaky.broken = False
     assert tracker.log_ensemble(run_id, toy_package(tmp_path)) == "models:/toy/1"
     tracker.finish(run_id)
@@ -120,7 +121,7 @@ def test_training_goes_on_where_the_database_cannot_be_made(tmp_path, caplog, ca
     (tmp_path / "mlflow.db").mkdir()
     began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        run_id = use(open_tracker("mlflow", tmp_path))
+        run_id = use(open_tracker(["mlflow"], tmp_path))
     assert time.monotonic() - began < 60  # MLflow's import is in it, its 100 seconds of retries are not
     assert len(caplog.records) == 1
     assert "unable to open database file" in caplog.records[0].getMessage()
@@ -131,7 +132,7 @@ def test_training_goes_on_where_the_database_cannot_be_made(tmp_path, caplog, ca
 
 def test_training_goes_on_when_the_database_breaks_half_way(tmp_path, caplog, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracker = open_tracker("mlflow", tmp_path)
+    tracker = open_tracker(["mlflow"], tmp_path)
     run_id = tracker.start("train")
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("DROP TABLE metrics")

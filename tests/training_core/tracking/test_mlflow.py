@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -24,8 +23,8 @@ DATASET = TrackedDataset(name="digits", version="1f3a", fingerprint="1f3a" * 16,
 def tracker(tmp_path_factory):
     """One database for the whole module: making its schema takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-            patch.delenv(name)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+            patch.delenv(name, raising=False)  # what the module itself has settled stays: it does so once per process
         tracker = MLflowTracker(tmp_path_factory.mktemp("store with space"))
         tracker.connect()
         yield tracker

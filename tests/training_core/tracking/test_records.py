@@ -70,16 +70,19 @@ def test_tracker_without_a_registry_says_what_to_give_instead(tracker):
 def test_opening_a_tracker_imports_nothing_heavy_and_writes_nothing(tmp_path):
     code = (
         "import sys; from pathlib import Path; from training_core.tracking import open_tracker\n"
-        "[open_tracker(kind, Path(sys.argv[1])) for kind in ('mlflow', 'jsonl', 'none')]\n"
-        "sys.exit(bool({'mlflow', 'pandas', 'torch', 'numpy'} & sys.modules.keys()))"
+        "open_tracker(['mlflow', 'tensorboard', 'wandb', 'jsonl'], Path(sys.argv[1]))\n"
+        "sys.exit(bool({'mlflow', 'pandas', 'torch', 'numpy', 'tensorboard', 'wandb'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_kinds_of_tracker(tmp_path):
-    assert open_tracker("none", tmp_path).location == "nowhere"
-    assert open_tracker("jsonl", tmp_path).location == str(tmp_path / "tracking")
+    lines = tmp_path / "tracking"
+    assert open_tracker([], tmp_path).location == "nowhere"
+    assert open_tracker(["jsonl"], tmp_path).location == str(lines)
+    several = open_tracker(["jsonl", "tensorboard", "wandb", "mlflow"], tmp_path).location
+    assert several == f"sqlite:///{tmp_path}/mlflow.db, {tmp_path}/tensorboard, {tmp_path}/wandb, {lines}"
 
 
 def test_legal_keys_are_kept_and_illegal_ones_stay_distinct():

@@ -1,39 +1,37 @@
-"""Train one member: split validation rows off its bag, then hand everything to the engine."""
+"""Ask for one member: split validation rows off its bag, and say to the engine what is to be trained on what."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from training_core.data.splitting.bags import Bag, in_bag_rows
 from training_core.data.storage.store import Dataset
-from training_core.engine.loop import History
-from training_core.engine.train import train_learner
-from training_core.engine.trained import TrainedLearner
+from training_core.engine.prepare import LearnerRequest, OnEpoch
 from training_core.recipes.multimodal.config import MultimodalConfig
 from training_core.seeding import derive_seed
 
 
-def train_member(
+def member_request(
     config: MultimodalConfig,
     dataset: Dataset,
     modalities: tuple[str, ...],
     features: Mapping[str, tuple[int, ...]],
     rows: np.ndarray,
     seed: int,
-    device: str,
-    on_epoch: Callable[[int, dict[str, float]], None],
-) -> tuple[TrainedLearner, History]:
-    """Train the learner of `config` on dataset positions `rows` (with repeats), some modalities and columns of them.
+    on_epoch: OnEpoch,
+    label: str,
+) -> LearnerRequest:
+    """The learner of `config` on dataset positions `rows` (with repeats), some modalities and columns of them.
 
-    Nets stop early on validation rows: the dataset's own when it has some, else rows split off the bag, never rows
-    outside it, which are kept to judge the learner.
+    `label` says whose it is. Nets stop early on validation rows: the dataset's own when it has some, else rows split
+    off the bag, never rows outside it, which are kept to judge the learner.
     """
     fit_rows, validation_rows = rows, dataset.rows("validation")
     if config.learner.family == "estimator":
         validation_rows = validation_rows[:0]
     elif not len(validation_rows) and config.training.validation_fraction > 0:
         fit_rows, validation_rows = _split_off(rows, dataset, config.training.validation_fraction, seed)
-    return train_learner(
+    return LearnerRequest(
         config.learner,
         train=dataset.subset(fit_rows, modalities),
         validation=dataset.subset(validation_rows, modalities) if len(validation_rows) else None,
@@ -42,7 +40,7 @@ def train_member(
         training=config.training,
         seed=seed,
         on_epoch=on_epoch,
-        device=device,
+        label=label,
     )
 
 

@@ -1,0 +1,172 @@
+"""Training one learner by itself: a net by gradients, epoch after epoch; an estimator in one step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from training_core.data.streams.batching import Batching
+from training_core.data.streams.choice import open_stream
+from training_core.data.streams.encoded import OneBatch
+from training_core.engine.averaging import KeepAverage, WeightAverage
+from training_core.engine.checkpoint_hook import CheckpointHook
+from training_core.engine.checkpoints import CheckpointManager
+from training_core.engine.estimator_update import EstimatorUpdate
+from training_core.engine.gradient import GradientUpdate
+from training_core.engine.hooks import ProgressHook, Validation
+from training_core.engine.loop import History, Hook, Snapshot, fit
+from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
+from training_core.engine.profiling import Watch
+from training_core.engine.schedules import LrSchedule, ScheduleHook, build_schedule
+from training_core.engine.stages import StagesHook
+from training_core.engine.trained import TrainedLearner
+from training_core.engine.training import TrainingConfig
+from training_core.errors import ConfigError
+from training_core.objectives import Objective, Supervised
+from training_core.schema import TaskSpec
+from training_core.seeding import torch_seeded
+
+
+class Trained(NamedTuple):
+    """A learner after training."""
+
+    learner: TrainedLearner
+    history: History
+    trained_as: str
+    """How: `alone: <why>`, or `stacked with 7 others (4.1x)`."""
+
+
+def train_alone(
+    prepared: PreparedLearner, device: str = "cpu", checkpoints: Path | None = None, watch: Watch | None = None
+) -> Trained:
+    """Train one learner; the same arguments give the same bits.
+
+    Args:
+        prepared: what to train.
+        device: where to train a net.
+        checkpoints: where to keep, and find, what an interrupted training of a net goes on from.
+        watch: measures the training of a net.
+
+    Raises:
+        DivergenceError: a loss, a weight or a prediction stopped being finite.
+    """
+    request = prepared.request
+    hooks: list[Hook] = [] if request.on_epoch is None else [ProgressHook(request.on_epoch)]
+    if isinstance(prepared.model, nn.Module):
+        history = _fit_net(prepared, prepared.model.to(device), hooks, checkpoints, watch)
+    else:
+        everything = OneBatch(prepared.preprocessor.encode(prepared.rows.samples()))
+        history = fit(prepared.model, everything, EstimatorUpdate(), hooks, epochs=1, name=request.name)
+    return Trained(prepared.finish(device), history, "alone")
+
+
+def build_objectives(
+    task: TaskSpec, training: TrainingConfig, weights: Sequence[float] | None
+) -> tuple[Objective, Objective]:
+    """What a net is trained towards, and what it is judged by: the same without label smoothing.
+
+    Args:
+        task: what is predicted.
+        training: the settings.
+        weights: of the classes, see `class_weights`.
+    """
+    return Supervised(task, training.label_smoothing, weights), Supervised(task, 0.0, weights)
+
+
+def build_update(
+    training: TrainingConfig,
+    objective: Objective,
+    schedule: LrSchedule | None = None,
+    average: WeightAverage | None = None,
+) -> GradientUpdate:
+    """How the settings say a batch changes a net.
+
+    Args:
+        training: the settings.
+        objective: what is minimised.
+        schedule: of the learning rate; None: it stays.
+        average: of the weights, where the settings ask for one.
+    """
+    return GradientUpdate(
+        objective,
+        training.optimizer_config(),
+        clip_norm=training.clip_norm,
+        clip_value=training.clip_value,
+        accumulation=training.accumulation,
+        precision=training.precision,
+        schedule=schedule,
+        average=average,
+        compile=training.compile,
+        gradient_checkpointing=training.gradient_checkpointing,
+    )
+
+
+def build_learner_schedule(prepared: PreparedLearner) -> LrSchedule:
+    """The learning rate of a learner over its training."""
+    training = prepared.training
+    per_epoch = -(-prepared.num_batches // training.accumulation)
+    return build_schedule(
+        training.schedule,
+        total_updates=training.epochs * per_epoch,
+        updates_per_epoch=per_epoch,
+        warmup_epochs=training.warmup_epochs,
+    )
+
+
+def class_weights(task: TaskSpec, training: TrainingConfig, target: np.ndarray) -> list[float] | None:
+    """What samples of each class count, by the settings and the raw training target; None: all alike.
+
+    balanced: n / (C · n_c) of n rows, n_c of them in class c of C (King & Zeng 2001, doi:10.1093/oxfordjournals.
+    pan.a004868, eq. 9); of several labels, a positive counts the negatives per positive. A class without rows counts 1.
+
+    Raises:
+        ConfigError: the task has no classes.
+    """
+    if training.class_weights == "none":
+        return None
+    if task.kind == "regression":
+        raise ConfigError("`training.class_weights` is 'balanced', but the task is regression, which has no classes")
+    if task.kind == "classification":
+        counts = np.bincount(target.astype(np.int64), minlength=task.num_outputs)
+        return [float(len(target) / (len(counts) * count)) if count else 1.0 for count in counts]
+    positives = target.sum(axis=0)
+    return [float((len(target) - p) / p) if 0 < p < len(target) else 1.0 for p in np.atleast_1d(positives)]
+
+
+def going_on(checkpoints: Path | None, training: TrainingConfig) -> tuple[Snapshot | None, list[Hook]]:
+    """What an interrupted training goes on from, if there is anything, and the hook, to be last, that keeps such."""
+    if checkpoints is None or not training.checkpoint_seconds:
+        return None, []
+    manager = CheckpointManager(checkpoints, keep_best_k=0, keep_last_n=2)
+    return manager.latest(), [CheckpointHook(manager, training.checkpoint_seconds)]
+
+
+def _fit_net(
+    prepared: PreparedLearner, net: nn.Module, hooks: Sequence[Hook], checkpoints: Path | None, watch: Watch | None
+) -> History:
+    """Train `net`, which is on its device."""
+    training, encoding, device = prepared.training, prepared.preprocessor, next(net.parameters()).device
+    target = prepared.rows.target()
+    weights = None if target is None else class_weights(encoding.spec.task, training, target)
+    objective, judge = build_objectives(encoding.spec.task, training, weights)
+    stream = open_stream(prepared.rows, encoding, prepared.batching, device)
+    schedule = build_learner_schedule(prepared)
+    average = WeightAverage(training.ema_decay) if training.ema_decay > 0 else None
+    update = build_update(training, objective, schedule, average)
+    listening: list[Hook] = [StagesHook(training.stages, update)] if training.stages else []
+    if prepared.judged is not None:
+        judged = open_stream(prepared.judged, encoding, Batching(VALIDATION_ROWS, shuffle=False), device)
+        listening.append(Validation(judge, judged, training.patience, average))
+    elif average is not None:
+        listening.append(KeepAverage(average))
+    listening.append(ScheduleHook(schedule))
+    listening.extend(hooks)
+    if watch is not None:
+        stream, watching = watch.over(stream, update, prepared.request.label)
+        listening.append(watching)
+    resume, keeping = going_on(checkpoints, training)
+    name, epochs = prepared.request.name, training.epochs
+    with torch_seeded(prepared.request.seed, "training"):  # dropout inside a net draws from torch's global generators
+        return fit(net, stream, update, [*listening, *keeping], epochs=epochs, name=name, resume=resume)

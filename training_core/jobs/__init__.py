@@ -1,0 +1,33 @@
+"""The unit of work: a `Job` says what to train, `run_jobs` trains some, a `JobReport` says what came of each."""
+
+from training_core.jobs.job import (
+    Cohort,
+    DatasetRef,
+    Event,
+    Job,
+    JobReport,
+    OnEvent,
+    core_fingerprint,
+    failed_report,
+    finished_report,
+    job_directory,
+    read_curves,
+    read_out_of_bag,
+)
+from training_core.jobs.run import run_jobs
+
+__all__ = [
+    "Cohort",
+    "DatasetRef",
+    "Event",
+    "Job",
+    "JobReport",
+    "OnEvent",
+    "core_fingerprint",
+    "failed_report",
+    "finished_report",
+    "job_directory",
+    "read_curves",
+    "read_out_of_bag",
+    "run_jobs",
+]

@@ -1,0 +1,290 @@
+"""`run_jobs`: from jobs to published directories, one at a time or a stack at a time."""
+
+import hashlib
+import resource
+import shutil
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from training_core.artifacts import exclusive, is_published, open_published, publish_directory
+from training_core.artifacts.bundles import drop_unpacked, unpack
+from training_core.data.splitting.bags import bag_features, in_bag_rows, out_of_bag_rows
+from training_core.data.storage.store import Dataset, DatasetStore
+from training_core.engine.alone import Trained
+from training_core.engine.prepare import LearnerRequest
+from training_core.engine.profiling import Watch
+from training_core.engine.train import train_in_units
+from training_core.errors import StorageError, TransientError
+from training_core.evaluation.metrics import metrics
+from training_core.jobs.job import Job, JobReport, OnEvent, failed_report, finished_report, job_directory
+from training_core.recipes import member_request
+from training_core.schema import pattern_key
+from training_core.selection.out_of_bag import hear
+
+_BUNDLES = "stacks"  # folder of the outputs of learners that trained together, until each has its own directory
+
+
+def run_jobs(
+    jobs: Sequence[Job], store: Path, device: str, on_event: OnEvent, *, profile: bool = False
+) -> Iterator[JobReport]:
+    """Train jobs, nets of one architecture together where it pays, or fetch what an earlier run trained.
+
+    A second process that asks for one of the jobs waits until it is there; locks are taken in the order of the
+    directories' names, so two processes cannot wait for each other. Learners that trained together are published as
+    one and then one by one: whoever is killed in between leaves what the others of the stack need.
+
+    What a learner stumbles over (too little data in its bag, divergence, a bug in it) is reported, not raised: one
+    learner may fail without taking the others with it.
+
+    Args:
+        jobs: what to train.
+        store: where outputs, locks and checkpoints are.
+        device: where to train nets.
+        on_event: told what happens.
+        profile: look at the operators of a few steps of every training, too.
+
+    Yields:
+        A report of every job, as soon as it is there.
+
+    Raises:
+        StorageError: outputs cannot be written, which will not be better for the next one.
+    """
+    named: dict[Path, list[Job]] = {}
+    for job in jobs:
+        named.setdefault(job_directory(job, store, device), []).append(job)
+    with ExitStack() as locks:
+        held = {directory: locks.enter_context(ExitStack()) for directory in sorted(named)}
+        for directory, lock in held.items():
+            lock.enter_context(exclusive(store / "locks" / f"job-{directory.name}.lock"))
+        wanted: list[_Work] = []
+        for directory, same in named.items():
+            if not is_published(directory):
+                unpack(store / _BUNDLES, directory)
+            if finished_report(same[0], store, device):
+                yield from _reused(same, store, device, on_event)
+                held[directory].close()
+                continue
+            try:
+                wanted.append(_Work.of(same[0], directory))
+            except Exception as error:
+                on_event({"event": "started", "job": same[0].name, "epochs": same[0].recipe.training.epochs})
+                yield from _failed(same, error, on_event)
+        drop_unpacked(store / _BUNDLES, store / "jobs")
+        for unit in _train(wanted, store, device, on_event, Watch(profile)):
+            for work, outcome in unit.items():
+                same = named[work.directory]
+                if isinstance(outcome, Exception):
+                    yield from _failed(same, outcome, on_event)
+                else:
+                    report = outcome.model_copy(update={"artifact": open_published(work.directory)})
+                    on_event(
+                        {"event": "finished", "job": report.name, "score": report.score, "seconds": report.seconds}
+                    )
+                    yield report
+                    yield from _reused(same[1:], store, device, on_event)
+                held[work.directory].close()
+
+
+@lru_cache(maxsize=2)
+def _open_dataset(root: str, name: str, version: str) -> Dataset:
+    """The dataset, opened once per process: the jobs of a group share what it has read."""
+    return DatasetStore(Path(root)).open(f"{name}@{version}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """A job that has to be trained."""
+
+    job: Job
+    directory: Path
+    dataset: Dataset
+    inside: np.ndarray
+    """Rows of the bag, with repeats."""
+    outside: np.ndarray
+    """Rows the learner is judged on."""
+
+    @classmethod
+    def of(cls, job: Job, directory: Path) -> "_Work":
+        """Draw the rows of a job.
+
+        Raises:
+            ConfigError: no row is left inside or outside of the bag.
+        """
+        dataset = _open_dataset(job.dataset.root, job.dataset.name, job.dataset.version)
+        rows = dataset.rows("train")
+        drawn = (job.subset, rows, dataset.target(rows), dataset.groups(rows), dataset.times(rows))
+        return cls(job, directory, dataset, in_bag_rows(*drawn), out_of_bag_rows(*drawn))
+
+    def request(self, on_event: OnEvent) -> LearnerRequest:
+        """What the engine is asked for."""
+        job = self.job
+
+        def on_epoch(epoch: int, values: dict[str, float]) -> None:
+            on_event({"event": "epoch", "job": job.name, "epoch": epoch, **values})
+
+        features = bag_features(job.subset, self.dataset.spec)
+        return member_request(
+            job.recipe, self.dataset, job.subset.modalities, features, self.inside, job.seed, on_epoch, job.name
+        )
+
+    def write(self, trained: Trained, folder: Path, clock: "_Clock") -> JobReport:
+        """Judge a learner on the rows outside the bag and write everything to `folder`."""
+        job, spec = self.job, self.dataset.spec
+        (folder / "learner").mkdir()
+        trained.learner.save(folder / "learner")
+        names = job.subset.modalities
+        judged = self.dataset.subset(self.outside, names)
+        heard = hear(trained.learner, judged, spec.names)
+        arrays = {f"pattern:{key}": values.astype(np.float32) for key, values in heard.items()}
+        np.savez(folder / "out_of_bag.npz", rows=self.outside, **arrays)  # pyright: ignore[reportArgumentType]
+        (folder / "curves.json").write_text(trained.history.to_json())
+        clock.watch.save(job.name, folder)
+        predicted = heard[pattern_key(names, names)]
+        voted = ~np.isnan(predicted).any(axis=1)
+        found = metrics(spec.task, judged.target()[voted], predicted[voted]) if voted.any() else {}
+        seconds, cpu_seconds = clock.read()
+        report = JobReport(
+            name=job.name,
+            status="trained",
+            learner=job.recipe.learner.kind,
+            bag=job.subset.name,
+            modalities=names,
+            reason=job.reason,
+            trained_as=trained.trained_as,
+            score=found.get(spec.task.metric),
+            metrics=found,
+            num_rows=len(np.unique(self.inside)),
+            epochs=len(trained.history.epochs),
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            predicted_seconds=job.predicted_seconds,
+            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            size_bytes=sum(file.stat().st_size for file in (folder / "learner").rglob("*") if file.is_file()),
+        )
+        (folder / "report.json").write_text(report.to_json())
+        return report
+
+
+class _Clock:
+    """Time since the last look at it, each learner's share of the time its stack trained, and what `watch` saw."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.share = (0.0, 0.0)
+        self._last = (time.perf_counter(), time.process_time())
+
+    def restart(self) -> None:
+        """Forget what has passed."""
+        self.share, self._last = (0.0, 0.0), (time.perf_counter(), time.process_time())
+
+    def share_out(self, num_learners: int) -> None:
+        """What has passed was for all of these alike."""
+        now = (time.perf_counter(), time.process_time())
+        self.share = ((now[0] - self._last[0]) / num_learners, (now[1] - self._last[1]) / num_learners)
+        self._last = now
+
+    def read(self) -> tuple[float, float]:
+        """Seconds, and seconds of the CPU, of one learner: its share, and what has passed since the last look."""
+        now, last = (time.perf_counter(), time.process_time()), self._last
+        self._last = now
+        return self.share[0] + now[0] - last[0], self.share[1] + now[1] - last[1]
+
+
+def _train(
+    wanted: Sequence[_Work], store: Path, device: str, on_event: OnEvent, watch: Watch
+) -> Iterator[dict[_Work, JobReport | Exception]]:
+    """Train and publish; what came of the members of each unit."""
+    clock = _Clock(watch)
+
+    def on_start(positions: Sequence[int]) -> Path:
+        clock.restart()
+        for position in positions:
+            job = wanted[position].job
+            on_event({"event": "started", "job": job.name, "epochs": job.recipe.training.epochs})
+        return _checkpoints([wanted[position] for position in positions], store)
+
+    requests = [work.request(on_event) for work in wanted]
+    for unit in train_in_units(requests, device, on_start, watch):
+        clock.share_out(len(unit))
+        outcomes: dict[_Work, JobReport | Exception] = {}
+        trained: dict[_Work, Trained] = {}
+        for position, outcome in unit.items():
+            if isinstance(outcome, Exception):
+                outcomes[wanted[position]] = outcome
+            else:
+                trained[wanted[position]] = outcome
+        if len(trained) > 1:
+            outcomes |= _publish_together(trained, store, clock)
+        else:
+            outcomes |= {work: _publish(work, one, clock) for work, one in trained.items()}
+        yield outcomes
+        shutil.rmtree(_checkpoints([wanted[position] for position in unit], store), ignore_errors=True)
+
+
+def _publish(work: _Work, trained: Trained, clock: _Clock) -> JobReport | Exception:
+    """Write and publish what came of one learner, or why it could not be judged."""
+    try:
+        with publish_directory(work.directory) as folder:
+            return work.write(trained, folder, clock)
+    except (StorageError, TransientError):
+        raise
+    except Exception as error:
+        return error
+
+
+def _publish_together(
+    trained: Mapping[_Work, Trained], store: Path, clock: _Clock
+) -> dict[_Work, JobReport | Exception]:
+    """As `_publish`, for learners that would not come out the same without one another."""
+    outcomes: dict[_Work, JobReport | Exception] = {}
+    with publish_directory(store / _BUNDLES / _digest(trained)) as bundle:
+        for work, one in trained.items():
+            folder = bundle / work.directory.name
+            folder.mkdir()
+            try:
+                outcomes[work] = work.write(one, folder, clock)
+            except (StorageError, TransientError, OSError):
+                raise
+            except Exception as error:
+                shutil.rmtree(folder)
+                outcomes[work] = error
+    for work in trained:
+        unpack(store / _BUNDLES, work.directory)
+    drop_unpacked(store / _BUNDLES, store / "jobs")
+    return outcomes
+
+
+def _checkpoints(unit: Iterable[_Work], store: Path) -> Path:
+    """Where learners that train together keep what they go on from: with other members it would be of no use."""
+    return store / "checkpoints" / _digest(unit)
+
+
+def _digest(unit: Iterable[_Work]) -> str:
+    """A name for these jobs together."""
+    return hashlib.sha256("+".join(sorted(work.directory.name for work in unit)).encode()).hexdigest()[:32]
+
+
+def _reused(same: Iterable[Job], store: Path, device: str, on_event: OnEvent) -> Iterator[JobReport]:
+    """Reports of jobs whose directory is there."""
+    for job in same:
+        if report := finished_report(job, store, device):
+            on_event({"event": "reused", "job": job.name})
+            yield report
+
+
+def _failed(same: Iterable[Job], error: Exception, on_event: OnEvent) -> Iterator[JobReport]:
+    """Reports of jobs whose learner stumbled; what is nobody's own fault is raised."""
+    if isinstance(error, StorageError | TransientError):
+        raise error
+    traceback.print_exception(error)
+    for job in same:
+        report = failed_report(job, f"{type(error).__name__}: {error}")
+        on_event({"event": "failed", "job": job.name, "error": report.error})
+        yield report
