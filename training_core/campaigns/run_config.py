@@ -29,9 +29,11 @@ class BudgetConfig(Config):
     workers: PositiveInt | None = None
     """Learner processes at a time; by default one per GPU, or one per CPU core."""
     group_size: PositiveInt = 4
-    """Learners trained in one process: more saves start-up time, fewer loses less to a crash."""
+    """Learners, or stacks of nets that train together, in one process: more saves start-up time, fewer loses less to a
+    crash."""
     learner_seconds: PositiveFloat | None = None
-    """Seconds after which a single learner is given up; no limit by default."""
+    """Seconds after which a single learner is given up, and a stack after that many times as long as it has learners;
+    no limit by default."""
     quorum: UnitInterval = 0.5
     """Fraction of the planned learners that must have trained for the run to conclude."""
 
@@ -45,7 +47,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {},
     "best": {
         "bags": {"num_bags": 24, "num_row_draws": 4},
-        "learners": {"learners_per_bag": 3, "strategy": "accuracy"},
+        "learners": {"learners_per_bag": 3, "strategy": "accuracy", "net_copies": 4},
         "training": {"epochs": 200, "patience": 25},
     },
 }

@@ -23,8 +23,8 @@ from training_core.engine.schedules import LrSchedule, ScheduleHook, build_sched
 from training_core.engine.stages import StagesHook
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
-from training_core.errors import ConfigError
 from training_core.objectives import Objective, Supervised
+from training_core.objectives.balance import balanced_class_weights
 from training_core.schema import TaskSpec
 from training_core.seeding import torch_seeded
 
@@ -72,7 +72,8 @@ def build_objectives(
         training: the settings.
         weights: of the classes, see `class_weights`.
     """
-    return Supervised(task, training.label_smoothing, weights), Supervised(task, 0.0, weights)
+    smoothed = Supervised(task, training.label_smoothing, weights, training.loss)
+    return smoothed, Supervised(task, 0.0, weights, training.loss)
 
 
 def build_update(
@@ -115,24 +116,13 @@ def build_learner_schedule(prepared: PreparedLearner) -> LrSchedule:
     )
 
 
-def class_weights(task: TaskSpec, training: TrainingConfig, target: np.ndarray) -> list[float] | None:
+def class_weights(task: TaskSpec, training: TrainingConfig, target: np.ndarray) -> tuple[float, ...] | None:
     """What samples of each class count, by the settings and the raw training target; None: all alike.
-
-    balanced: n / (C · n_c) of n rows, n_c of them in class c of C (King & Zeng 2001, doi:10.1093/oxfordjournals.
-    pan.a004868, eq. 9); of several labels, a positive counts the negatives per positive. A class without rows counts 1.
 
     Raises:
         ConfigError: the task has no classes.
     """
-    if training.class_weights == "none":
-        return None
-    if task.kind == "regression":
-        raise ConfigError("`training.class_weights` is 'balanced', but the task is regression, which has no classes")
-    if task.kind == "classification":
-        counts = np.bincount(target.astype(np.int64), minlength=task.num_outputs)
-        return [float(len(target) / (len(counts) * count)) if count else 1.0 for count in counts]
-    positives = target.sum(axis=0)
-    return [float((len(target) - p) / p) if 0 < p < len(target) else 1.0 for p in np.atleast_1d(positives)]
+    return None if training.class_weights == "none" else balanced_class_weights(task, target)
 
 
 def going_on(checkpoints: Path | None, training: TrainingConfig) -> tuple[Snapshot | None, list[Hook]]:

@@ -101,8 +101,7 @@ def choose_form(
     try:
         choice = group.measure(total_steps)
     except Exception as error:  # whatever torch says about an operation that cannot be stacked
-        first_line = str(error).strip().split("\n", 1)[0]
-        choice = FormChoice("sequential", {}, f"a stack does not work: {first_line}")
+        choice = FormChoice("sequential", {}, f"a stack does not work: {_first_line(error)}")
     return _remember(file, choice)
 
 
@@ -184,8 +183,13 @@ class _Group:
             }
             starting: dict[str, float] = {}
             for form in forms:
-                step, starting[form] = self._started(form)
-                ways[form] = [step]
+                try:
+                    step, starting[form] = self._started(form)
+                    ways[form] = [step]
+                except Exception as error:  # an operation that cannot be captured
+                    if form == "stacked":
+                        raise
+                    _log.warning("the form '%s' does not work here: %s", form, _first_line(error))
             seconds = time_steps(ways, clock)
             if changed := _changed_buffer(self.models[0], nets[0]):
                 return FormChoice("sequential", {}, f"training changes the buffer '{changed}', which a stack does not")
@@ -253,6 +257,10 @@ def _changed_buffer(before: nn.Module, after: nn.Module) -> str | None:
     """The name of a buffer that training changed."""
     pairs = zip(before.named_buffers(), after.buffers(), strict=True)
     return next((name for (name, old), new in pairs if not torch.equal(old, new)), None)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
 
 
 def _device_clock() -> float:

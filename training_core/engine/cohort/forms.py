@@ -18,11 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize, grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from training_core.engine.cohort.graphs import tidy, write_joined_result_into
+from training_core.engine.cohort.graphs import record, tidy, write_joined_result_into
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.training import Precision
 from training_core.objectives import Loss, Objective
@@ -167,7 +166,7 @@ class StackedProgram:
         plain = self._all_learners
         plain(*example)  # what fails here does not work on stacked parameters at all
         try:
-            traced = tidy(make_fx(functionalize(plain))(*example), example)
+            traced = tidy(record(functionalize(plain), example), example)
             traced(*example)
         except Exception as error:
             _log.warning("a stack of %s is not traced but vectorised anew in every step: %s", self._who, error)

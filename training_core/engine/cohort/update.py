@@ -109,6 +109,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         self._present_there = self._present.to(device)
         self.diverged: Tensor = torch.zeros(model.num_learners, dtype=torch.bool, device=device)
         """Learners whose loss or gradient was not finite, bool [K]: they no longer change."""
+        self._reads_freely = device.type == "cpu"
         self._all_move = True
         self._programs.clear()
         model.train()
@@ -213,7 +214,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         assert gradients is not None, "the program was made with gradients"
         norm = torch.linalg.vector_norm(gradients, dim=1)
         self._clip(gradients, norm)
-        if gradients.device.type == "cpu":
+        if self._reads_freely:
             self._step_known(model, gradients, norm, judged.losses["loss"])
         else:
             healthy = torch.isfinite(norm) & torch.isfinite(judged.losses["loss"])
@@ -237,8 +238,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
 
     def _look(self) -> None:
         """Note whether all learners move, as far as the CPU knows."""
-        on_cpu = self.diverged.device.type == "cpu"
-        self._all_move = on_cpu and bool((self._present & ~self.diverged).all())
+        self._all_move = self._reads_freely and bool((self._present & ~self.diverged).all())
 
     def _clip(self, gradients: Tensor, norm: Tensor) -> None:
         """Scale each learner's gradient, of norm [K], to its limit, then cut single ones."""

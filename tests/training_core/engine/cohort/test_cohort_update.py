@@ -115,6 +115,26 @@ def test_a_learner_gone_wild_is_left_where_it_was_and_the_others_go_on(bad: floa
     assert state["steps"].view(-1).tolist() == [12, 5, 12]
 
 
+def test_masks_that_nobody_reads_do_the_same_as_numbers_that_are_read() -> None:
+    """A GPU is never waited for: the same events, decided by masks."""
+    pairs = [cohort(), cohort()]
+    pairs[1][1]._reads_freely = False
+    for step in range(12):
+        counts = [8, 8, 0 if step == 3 else 8]
+        for model, update in pairs:
+            batch = join([learner_rows(k, step, torch.float64) for k in range(NUM_LEARNERS)], counts)
+            if step == 5:
+                batch.inputs["x"][1] = float("nan")
+            if step == 8:
+                update.freeze([0])
+            update.step(model, batch)
+    (read, first), (masked, second) = pairs
+    assert torch.equal(read.flat, masked.flat)
+    assert torch.equal(first.diverged, second.diverged) and first.diverged.tolist() == [False, True, False]
+    states = [update.state_dict()["optimizer"] for update in (first, second)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_wild_padding_rows_of_a_learner_that_sits_out_do_not_harm_it() -> None:
     model, update = cohort()
     batch = join([learner_rows(k, 0, torch.float64) for k in range(NUM_LEARNERS)], [8, 0, 8])

@@ -48,7 +48,7 @@ def test_what_cannot_be_traced_is_vectorised_in_every_step(
         raise RuntimeError("no tracing today")
 
     _, *expected = judge(stack())
-    monkeypatch.setattr(forms, "make_fx", fail)
+    monkeypatch.setattr(forms, "record", fail)
     with caplog.at_level(logging.WARNING):
         program, *found = judge(stack())
     assert program.how == "vectorised"
