@@ -24,8 +24,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from training_core.engine.checkpoint_state import PlainState
-from training_core.engine.checkpoints import CheckpointManager
+from training_core.engine.checkpoints.manager import CheckpointManager
+from training_core.engine.checkpoints.state import PlainState
 from training_core.quantities import format_bytes
 
 NUM_TENSORS = 36

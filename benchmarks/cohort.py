@@ -24,8 +24,8 @@ from training_core.engine.cohort.batches import CohortBatch
 from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.cohort.update import CohortUpdate
-from training_core.engine.gradient import GradientUpdate
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.learners import FusionNetConfig
 from training_core.objectives import Supervised
 from training_core.schema import Batch, ColumnSpec, DataSpec, ModalitySpec, TaskSpec

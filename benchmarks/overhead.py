@@ -26,10 +26,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training_core.engine.gradient import GradientUpdate
 from training_core.engine.loop import Hook, TrainingState, fit
-from training_core.engine.optimizers import OptimizerConfig
-from training_core.engine.schedules import build_schedule
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
+from training_core.engine.updates.schedules import build_schedule
 from training_core.objectives import Supervised
 from training_core.schema import Batch, TaskSpec
 

@@ -57,12 +57,12 @@ def train_ours(folder: Path, cut: int, resume: bool) -> nn.Module:
     """A checkpoint every `cut` steps; a new process goes on from what it finds."""
     from training_core.data.streams.batching import Batching
     from training_core.data.streams.resident import DeviceStream
-    from training_core.engine.checkpoint_hook import CheckpointHook
-    from training_core.engine.checkpoints import CheckpointManager
-    from training_core.engine.gradient import GradientUpdate
+    from training_core.engine.checkpoints.hook import CheckpointHook
+    from training_core.engine.checkpoints.manager import CheckpointManager
     from training_core.engine.loop import fit
-    from training_core.engine.optimizers import OptimizerConfig
-    from training_core.engine.schedules import build_schedule
+    from training_core.engine.updates.gradient import GradientUpdate
+    from training_core.engine.updates.optimizers import OptimizerConfig
+    from training_core.engine.updates.schedules import build_schedule
     from training_core.objectives import Supervised
     from training_core.schema import Batch, TaskSpec
 

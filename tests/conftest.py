@@ -1,13 +1,21 @@
 """What every test needs: one thread, no telemetry, nothing written outside temporary folders."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+_CACHE = tempfile.mkdtemp(
+    prefix="polychoir-cache-"
+)  # what is remembered of this machine is none of the tests' business
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ.update(
     OMP_NUM_THREADS="1",
     OPENBLAS_NUM_THREADS="1",
     DO_NOT_TRACK="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     MLFLOW_DISABLE_TELEMETRY="true",
+    XDG_CACHE_HOME=_CACHE,
 )
 for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
     os.environ.pop(name, None)

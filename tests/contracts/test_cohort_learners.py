@@ -13,9 +13,9 @@ from training_core.engine.cohort.evaluate import cohort_losses
 from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.stacked import StackedModel, why_not_stackable
 from training_core.engine.cohort.update import CohortUpdate
-from training_core.engine.gradient import GradientUpdate
 from training_core.engine.hooks import mean_losses
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.learners import LearnerSettings
 from training_core.objectives import Supervised
 from training_core.schema import Batch, DataSpec, TaskSpec

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.encoded import OneBatch, to_batch
 from training_core.data.streams.resident import DeviceStream
-from training_core.engine.estimator_update import EstimatorUpdate
-from training_core.engine.gradient import GradientUpdate
 from training_core.engine.loop import fit
-from training_core.engine.optimizers import OptimizerConfig
-from training_core.engine.schedules import build_schedule
+from training_core.engine.updates.estimator_update import EstimatorUpdate
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
+from training_core.engine.updates.schedules import build_schedule
 from training_core.errors import DivergenceError
 from training_core.objectives import Loss
 from training_core.schema import Batch, DataSpec, ModalitySpec, Samples, TaskSpec

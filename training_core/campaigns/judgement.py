@@ -17,8 +17,8 @@ from training_core.campaigns.summary import (
     RunSummary,
     SingleScore,
 )
-from training_core.engine.profiling import PROFILE_FOLDER, read_profile
-from training_core.engine.speed import SpeedReport
+from training_core.engine.watching.profiling import PROFILE_FOLDER, read_profile
+from training_core.engine.watching.speed import SpeedReport
 from training_core.errors import DataError
 from training_core.evaluation.metrics import score
 from training_core.evaluation.patterns import pattern_table

@@ -11,8 +11,8 @@ from training_core.campaigns.report import render_html
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import Judgement, RunSummary
 from training_core.config import Config
-from training_core.engine.profiling import PROFILE_FOLDER
-from training_core.engine.speed import SpeedReport
+from training_core.engine.watching.profiling import PROFILE_FOLDER
+from training_core.engine.watching.speed import SpeedReport
 from training_core.errors import StorageError
 from training_core.export import package_ensemble
 from training_core.jobs import DatasetRef, Event, Job, JobReport, read_curves

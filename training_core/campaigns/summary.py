@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from training_core.config import Config
-from training_core.engine.profiling import Profile
-from training_core.engine.speed import SpeedReport
+from training_core.engine.watching.profiling import Profile
+from training_core.engine.watching.speed import SpeedReport
 from training_core.evaluation.patterns import PatternScore
 from training_core.jobs import JobReport
 from training_core.selection.leaderboard import LeaderboardRow

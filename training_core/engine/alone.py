@@ -10,19 +10,20 @@ from torch import nn
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.choice import open_stream
 from training_core.data.streams.encoded import OneBatch
-from training_core.engine.averaging import KeepAverage, WeightAverage
-from training_core.engine.checkpoint_hook import CheckpointHook
-from training_core.engine.checkpoints import CheckpointManager
-from training_core.engine.estimator_update import EstimatorUpdate
-from training_core.engine.gradient import GradientUpdate
+from training_core.engine.checkpoints.environment import Environment
+from training_core.engine.checkpoints.hook import CheckpointHook
+from training_core.engine.checkpoints.manager import CheckpointManager
 from training_core.engine.hooks import ProgressHook, Validation
 from training_core.engine.loop import History, Hook, Snapshot, fit
 from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
-from training_core.engine.profiling import Watch
-from training_core.engine.schedules import LrSchedule, ScheduleHook, build_schedule
-from training_core.engine.stages import StagesHook
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
+from training_core.engine.updates.averaging import KeepAverage, WeightAverage
+from training_core.engine.updates.estimator_update import EstimatorUpdate
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.schedules import LrSchedule, ScheduleHook, build_schedule
+from training_core.engine.updates.stages import StagesHook
+from training_core.engine.watching.profiling import Watch
 from training_core.objectives import Objective, Supervised
 from training_core.objectives.balance import balanced_class_weights
 from training_core.schema import TaskSpec
@@ -125,11 +126,12 @@ def class_weights(task: TaskSpec, training: TrainingConfig, target: np.ndarray) 
     return None if training.class_weights == "none" else balanced_class_weights(task, target)
 
 
-def going_on(checkpoints: Path | None, training: TrainingConfig) -> tuple[Snapshot | None, list[Hook]]:
+def going_on(checkpoints: Path | None, training: TrainingConfig, device: str) -> tuple[Snapshot | None, list[Hook]]:
     """What an interrupted training goes on from, if there is anything, and the hook, to be last, that keeps such."""
     if checkpoints is None or not training.checkpoint_seconds:
         return None, []
-    manager = CheckpointManager(checkpoints, keep_best_k=0, keep_last_n=2)
+    here = Environment.here(device)  # not the settings: the folder is named by all that decides the result
+    manager = CheckpointManager(checkpoints, keep_best_k=0, keep_last_n=2, environment=here)
     return manager.latest(), [CheckpointHook(manager, training.checkpoint_seconds)]
 
 
@@ -156,7 +158,7 @@ def _fit_net(
     if watch is not None:
         stream, watching = watch.over(stream, update, prepared.request.label)
         listening.append(watching)
-    resume, keeping = going_on(checkpoints, training)
+    resume, keeping = going_on(checkpoints, training, str(device))
     name, epochs = prepared.request.name, training.epochs
     with torch_seeded(prepared.request.seed, "training"):  # dropout inside a net draws from torch's global generators
         return fit(net, stream, update, [*listening, *keeping], epochs=epochs, name=name, resume=resume)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training_core.engine.averaging import WeightAverage
 from training_core.engine.loop import Hook, TrainingState, divergence
+from training_core.engine.updates.averaging import WeightAverage
 from training_core.objectives import Objective
 from training_core.schema import Batch
 

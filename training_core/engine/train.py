@@ -13,9 +13,9 @@ from training_core.engine.cohort.grouping import Unit, share_out, why_it_trains_
 from training_core.engine.cohort.training import Stack, open_stack
 from training_core.engine.loop import History
 from training_core.engine.prepare import LearnerRequest, OnEpoch, PreparedLearner, prepare
-from training_core.engine.profiling import Watch
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
+from training_core.engine.watching.profiling import Watch
 from training_core.learners import LearnerConfig
 from training_core.schema import DataSpec
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from training_core.config import Config
-from training_core.engine.optimizers import OptimizerConfig, OptimizerKind
+from training_core.engine.updates.optimizers import OptimizerConfig, OptimizerKind
 from training_core.quantities import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 ScheduleKind = Literal["none", "cosine_restarts", "one_cycle", "plateau", "linear", "exponential"]

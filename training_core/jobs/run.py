@@ -19,8 +19,8 @@ from training_core.data.splitting.bags import bag_features, in_bag_rows, out_of_
 from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.engine.alone import Trained
 from training_core.engine.prepare import LearnerRequest
-from training_core.engine.profiling import Watch
 from training_core.engine.train import train_in_units
+from training_core.engine.watching.profiling import Watch
 from training_core.errors import StorageError, TransientError
 from training_core.evaluation.metrics import metrics
 from training_core.jobs.job import Job, JobReport, OnEvent, failed_report, finished_report, job_directory

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training_core.engine.gradient import GradientUpdate
 from training_core.engine.hooks import ProgressHook, Validation, mean_losses
 from training_core.engine.loop import History, Hook, TrainingState, fit
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.errors import DivergenceError
 from training_core.objectives import Loss
 from training_core.schema import Batch

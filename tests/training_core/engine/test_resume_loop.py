@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.resident import DeviceStream
 from training_core.engine.epoch_metrics import EpochMetrics
-from training_core.engine.gradient import GradientUpdate
 from training_core.engine.hooks import Validation
 from training_core.engine.loop import History, Hook, Snapshot, TrainingState, fit
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.objectives import Supervised
 from training_core.schema import Batch, TaskSpec
 from training_core.seeding import torch_seeded

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.resident import DeviceStream
-from training_core.engine.averaging import WeightAverage
-from training_core.engine.callbacks import EarlyStopping, TimeBudget
-from training_core.engine.gradient import GradientUpdate
-from training_core.engine.gradient_monitor import GradientMonitor
 from training_core.engine.hooks import Validation
 from training_core.engine.loop import History, Hook, Snapshot, TrainingState, fit
-from training_core.engine.monitors import LearningRateMonitor
-from training_core.engine.optimizers import OptimizerConfig
-from training_core.engine.schedules import ScheduleHook, build_schedule
-from training_core.engine.stages import CurriculumHook, CurriculumStage, StagesHook
 from training_core.engine.training import ScheduleKind, Stage
-from training_core.engine.training_metrics import MetricsEngine, logits_on
+from training_core.engine.updates.averaging import WeightAverage
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
+from training_core.engine.updates.schedules import ScheduleHook, build_schedule
+from training_core.engine.updates.stages import CurriculumHook, CurriculumStage, StagesHook
+from training_core.engine.watching.callbacks import EarlyStopping, TimeBudget
+from training_core.engine.watching.gradient_monitor import GradientMonitor
+from training_core.engine.watching.monitors import LearningRateMonitor
+from training_core.engine.watching.training_metrics import MetricsEngine, logits_on
 from training_core.objectives import Supervised, WeightedSum
 from training_core.schema import Batch, TaskSpec
 from training_core.seeding import torch_seeded

@@ -27,9 +27,9 @@ from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.row_optimizers import why_no_row_optimizer
 from training_core.engine.cohort.stacked import StackedModel, describe, why_not_stackable
 from training_core.engine.cohort.update import CohortUpdate
-from training_core.engine.gradient import GradientUpdate
-from training_core.engine.optimizers import OptimizerConfig
 from training_core.engine.training import Precision
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.objectives import Objective
 from training_core.schema import Batch
 
@@ -184,7 +184,7 @@ class _Group:
             starting: dict[str, float] = {}
             for form in forms:
                 try:
-                    step, starting[form] = self._started(form)
+                    step, starting[form] = self._started(form, clock)
                     ways[form] = [step]
                 except Exception as error:  # an operation that cannot be captured
                     if form == "stacked":
@@ -206,16 +206,16 @@ class _Group:
 
     def _compiled(self, stacked: float, clock: Callable[[], float]) -> tuple[float, float]:
         """Seconds per step of the compiled form, and to start it; by comparison with the stack timed before."""
-        step, taken = self._started("compiled")
+        step, taken = self._started("compiled", clock)
         found = time_steps({"compiled": [step], "stacked": [self._together("stacked")]}, clock)
         return stacked * found["compiled"] / found["stacked"], taken
 
-    def _started(self, form: Form) -> tuple[Step, float]:
+    def _started(self, form: Form, clock: Callable[[], float]) -> tuple[Step, float]:
         """The step of a form, and the seconds until it was made and run once."""
-        start = time.perf_counter()
+        start = clock()
         step = self._together(form)
         step()
-        return step, time.perf_counter() - start
+        return step, clock() - start
 
     def _together(self, form: Form) -> Step:
         stack = StackedModel(self.models)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.errors import ConfigError
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8

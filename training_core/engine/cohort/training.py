@@ -18,14 +18,12 @@ from training_core.engine.cohort.update import CohortUpdate
 from training_core.engine.cohort.validation import CohortValidation
 from training_core.engine.loop import Hook, fit
 from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
-from training_core.engine.profiling import Watch
+from training_core.engine.watching.profiling import Watch
 from training_core.objectives import Objective
 from training_core.seeding import torch_seeded
 
 _log = logging.getLogger(__name__)
 
-_MAKING_STEPS = 250
-"""Steps of one learner that take as long as making the programs of its stack: measured 243 and 278 on a CPU."""
 _EXPECTED_SHARE = 1 / 3
 """Of all the steps there could be, how many there are before early stopping."""
 
@@ -90,7 +88,7 @@ class Stack:
         if watch is not None:
             stream, watching = watch.over(stream, update, *(member.request.label for member in members))
             hooks.append(watching)
-        resume, keeping = going_on(checkpoints, training)
+        resume, keeping = going_on(checkpoints, training, device)
         with torch_seeded(seeds[0], "training", *seeds[1:]):
             fit(stacked, stream, update, [*hooks, *keeping], epochs=training.epochs, name=name, resume=resume)
         _log.info("%s trained together: %s", name, self._reason)
@@ -187,7 +185,7 @@ def _choose(members: Sequence[PreparedLearner], nets: Sequence[nn.Module], strea
     start = stream.state_dict()
     batch = next(iter(stream)).clone()
     stream.load_state_dict(start)
-    choice = choose_form(
+    return choose_form(
         nets,
         batch,
         _objectives(members)[0],
@@ -195,18 +193,5 @@ def _choose(members: Sequence[PreparedLearner], nets: Sequence[nn.Module], strea
         clip_norm=training.clip_norm,
         clip_value=training.clip_value,
         precision=training.precision,
-        total_steps=training.epochs * len(stream),
+        total_steps=int(training.epochs * len(stream) * _EXPECTED_SHARE),
     )
-    return _charged(choice, len(members), training.epochs * len(stream))
-
-
-def _charged(choice: FormChoice, num_learners: int, total_steps: int) -> FormChoice:
-    """The choice, or one by one where training is too short to earn back what making a stack's programs takes."""
-    if choice.form == "sequential" or not choice.seconds_per_step:
-        return choice
-    alone, chosen = choice.seconds_per_step["sequential"], choice.seconds_per_step[choice.form]
-    expected_steps = total_steps * _EXPECTED_SHARE
-    if expected_steps * (alone - chosen) >= _MAKING_STEPS * alone / num_learners:
-        return choice
-    reason = f"too short a training to earn back what a stack takes to be made ({choice.reason})"
-    return FormChoice("sequential", choice.seconds_per_step, reason)

@@ -13,9 +13,9 @@ from training_core.engine.cohort.forms import Form, Judgement, StackedProgram, s
 from training_core.engine.cohort.row_optimizers import build_row_optimizer
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.loop import Update
-from training_core.engine.optimizers import OptimizerConfig
-from training_core.engine.schedules import LrSchedule
 from training_core.engine.training import Precision
+from training_core.engine.updates.optimizers import OptimizerConfig
+from training_core.engine.updates.schedules import LrSchedule
 from training_core.errors import ConfigError
 from training_core.objectives import Objective
 

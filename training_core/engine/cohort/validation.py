@@ -13,7 +13,7 @@ from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.cohort.stream import CohortStream
 from training_core.engine.cohort.update import CohortUpdate
 from training_core.engine.loop import History, Hook, TrainingState, divergence
-from training_core.engine.schedules import LrSchedule
+from training_core.engine.updates.schedules import LrSchedule
 from training_core.errors import DivergenceError
 from training_core.objectives import Objective
 

@@ -20,7 +20,7 @@ from training_core.artifacts import (
     unfinished_directory,
     verify_published,
 )
-from training_core.engine.checkpoint_files import read_state, write_state
+from training_core.engine.checkpoints.files import read_state, write_state
 from training_core.engine.distributed.ranks import Ranks
 from training_core.engine.loop import Snapshot
 from training_core.errors import StorageError

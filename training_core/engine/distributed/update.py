@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training_core.engine.averaging import WeightAverage
 from training_core.engine.distributed.ranks import Ranks
 from training_core.engine.distributed.settings import DistributedConfig
 from training_core.engine.distributed.sharding import (
@@ -22,11 +21,12 @@ from training_core.engine.distributed.sharding import (
     whole,
 )
 from training_core.engine.epoch_metrics import EpochMetrics
-from training_core.engine.gradient import GradientUpdate
-from training_core.engine.gradient_monitor import GradientMonitor
-from training_core.engine.optimizers import OptimizerConfig
-from training_core.engine.schedules import LrSchedule
 from training_core.engine.training import Precision
+from training_core.engine.updates.averaging import WeightAverage
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
+from training_core.engine.updates.schedules import LrSchedule
+from training_core.engine.watching.gradient_monitor import GradientMonitor
 from training_core.errors import ConfigError
 from training_core.objectives import Objective
 from training_core.schema import Batch

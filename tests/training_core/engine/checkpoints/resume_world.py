@@ -23,21 +23,21 @@ from torch import Tensor, nn
 
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.resident import DeviceStream
-from training_core.engine.averaging import WeightAverage
-from training_core.engine.checkpoint_hook import CheckpointHook
-from training_core.engine.checkpoint_metadata import checkpoint_names
-from training_core.engine.checkpoints import CheckpointManager
+from training_core.engine.checkpoints.hook import CheckpointHook
+from training_core.engine.checkpoints.manager import CheckpointManager
+from training_core.engine.checkpoints.metadata import checkpoint_names
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.cohort.stream import CohortStream
 from training_core.engine.cohort.update import CohortUpdate
 from training_core.engine.cohort.validation import CohortValidation
-from training_core.engine.gradient import GradientUpdate
 from training_core.engine.hooks import Validation
 from training_core.engine.loop import History, Hook, TrainingState, fit
-from training_core.engine.optimizers import OptimizerConfig, OptimizerKind
-from training_core.engine.schedules import ScheduleHook, build_schedule
-from training_core.engine.stages import CurriculumHook, CurriculumStage, StagesHook
 from training_core.engine.training import Precision, ScheduleKind, Stage
+from training_core.engine.updates.averaging import WeightAverage
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig, OptimizerKind
+from training_core.engine.updates.schedules import ScheduleHook, build_schedule
+from training_core.engine.updates.stages import CurriculumHook, CurriculumStage, StagesHook
 from training_core.objectives import Supervised, WeightedSum
 from training_core.schema import Batch, TaskSpec
 from training_core.seeding import torch_seeded

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training_core.engine.checkpoint_files import read_state, write_state
-from training_core.engine.checkpoint_state import PlainState
+from training_core.engine.checkpoints.files import read_state, write_state
+from training_core.engine.checkpoints.state import PlainState
 from training_core.errors import StorageError
 
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.resident import DeviceStream
-from training_core.engine import checkpoint_hook
-from training_core.engine.checkpoint_hook import CheckpointHook
-from training_core.engine.checkpoint_metadata import CheckpointMetadata
-from training_core.engine.checkpoints import CheckpointManager
-from training_core.engine.gradient import GradientUpdate
+from training_core.engine.checkpoints import hook as checkpoint_hook
+from training_core.engine.checkpoints.hook import CheckpointHook
+from training_core.engine.checkpoints.manager import CheckpointManager
+from training_core.engine.checkpoints.metadata import CheckpointMetadata
 from training_core.engine.loop import Hook, TrainingState, fit
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.errors import StorageError
 from training_core.objectives import Supervised
 from training_core.schema import Batch, TaskSpec

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from training_core.engine.checkpoints import CheckpointManager
-from training_core.engine.environment import Environment
+from training_core.engine.checkpoints.environment import Environment
+from training_core.engine.checkpoints.manager import CheckpointManager
 from training_core.errors import ConfigError, StorageError
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from training_core.engine.checkpoint_files import read_state
-from training_core.engine.checkpoints import CheckpointManager
+from training_core.engine.checkpoints.files import read_state
+from training_core.engine.checkpoints.manager import CheckpointManager
 from training_core.errors import StorageError
 
 

@@ -15,8 +15,8 @@ import resume_world
 import torch
 
 from training_core.artifacts import find_unfinished
-from training_core.engine.checkpoint_hook import CheckpointHook
-from training_core.engine.checkpoints import CheckpointManager
+from training_core.engine.checkpoints.hook import CheckpointHook
+from training_core.engine.checkpoints.manager import CheckpointManager
 from training_core.engine.loop import Snapshot
 
 ROOT = Path(__file__).parents[4]

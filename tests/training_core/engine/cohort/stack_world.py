@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from training_core.engine.cohort.batches import CohortBatch
-from training_core.engine.gradient import GradientUpdate
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.objectives import Supervised
 from training_core.schema import Batch, TaskSpec
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from training_core.engine.cohort.forms import StackedProgram
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.cohort.update import CohortUpdate
-from training_core.engine.optimizers import OptimizerConfig
-from training_core.engine.schedules import LrSchedule
+from training_core.engine.updates.optimizers import OptimizerConfig
+from training_core.engine.updates.schedules import LrSchedule
 from training_core.errors import ConfigError
 from training_core.objectives import Loss, Supervised, WeightedSum
 from training_core.schema import Batch

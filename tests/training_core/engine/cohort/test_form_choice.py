@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training_core.engine.cohort import choice
 from training_core.engine.cohort.choice import FormChoice, choose_form, decide, time_steps
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.objectives import Supervised
 
 CONFIGS = [OptimizerConfig(kind="adamw", lr=0.01 * (k + 1)) for k in range(4)]

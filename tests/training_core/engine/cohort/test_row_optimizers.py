@@ -5,7 +5,7 @@ from torch import Tensor
 
 from training_core.engine.cohort.row_optimizers import build_row_optimizer
 from training_core.engine.cohort.stacked import StackedModel
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.errors import ConfigError
 
 KINDS = pytest.mark.parametrize("kind", ["adamw", "adam", "sgd", "radam"])

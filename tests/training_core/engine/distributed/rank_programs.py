@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.resident import DeviceStream
-from training_core.engine.averaging import WeightAverage
 from training_core.engine.distributed import (
     DistributedConfig,
     DistributedUpdate,
@@ -23,10 +22,11 @@ from training_core.engine.distributed import (
     load_parts,
     save_parts,
 )
-from training_core.engine.gradient import GradientUpdate
 from training_core.engine.hooks import Validation
 from training_core.engine.loop import History, Hook, Snapshot, TrainingState, fit
-from training_core.engine.optimizers import OptimizerConfig
+from training_core.engine.updates.averaging import WeightAverage
+from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.errors import DataError, PolychoirError, StorageError
 from training_core.objectives import Supervised
 from training_core.schema import Batch, TaskSpec

@@ -1,0 +1,1 @@
+"""One net of one's own, trained out of one configuration."""

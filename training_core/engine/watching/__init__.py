@@ -1,0 +1,1 @@
+"""Hooks that watch a training: gradients, metrics, alerts, drift, speed, profiles, budgets."""
