@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= .polychoir
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-all check bench clean
 setup: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -15,6 +15,9 @@ demo: setup  ## The main job on real data: prepare, train, combine, judge, track
 
 test: setup  ## The tests that take minutes; slow ones run in .ci/run
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+test-all: setup  ## Every test, the slow ones too: most of an hour
+	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800
 
 check: setup  ## Style, types, and the rules of the house
 	$(BIN)/ruff format --check .

@@ -50,7 +50,8 @@ def demo(
         from training_core.data.ingestion.digits import write_digits_source
 
         source = write_digits_source(store / "demo")
-        return RunConfig.load(dataset=str(source), preset="quick", seed=seed, profile=profile or None)
+        copies = {"net_copies": 4}  # so that a stack is trained, too
+        return RunConfig.load(dataset=str(source), preset="quick", learners=copies, seed=seed, profile=profile or None)
 
     _train(run, store, as_json, verbose)
 

@@ -111,6 +111,7 @@ def write_inputs(folder: Path) -> dict[str, Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_confidence_is_lower_without_a_modality(first: dict[str, Any], store: Path, tmp_path: Path) -> None:
     paths = write_inputs(tmp_path)
     every, without = (
@@ -124,6 +125,7 @@ def test_confidence_is_lower_without_a_modality(first: dict[str, Any], store: Pa
     assert {"id", "prediction", "confidence", "probability_red"} <= without["rows"][0].keys()
 
 
+@pytest.mark.slow
 def test_predictions_can_be_written_to_a_file(first: dict[str, Any], store: Path, tmp_path: Path) -> None:
     output = tmp_path / "predictions.csv"
     arguments = ("predict", "world", write_inputs(tmp_path)["all"], "--store", store, "--output", output)

@@ -33,6 +33,7 @@ def summary(place: Path, source: Path) -> dict[str, Any]:
     return answer(polychoir("train", source, *SMALL, *EVERYWHERE, "--store", place, "--json"))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_has_the_same_id_and_children_everywhere(summary: dict[str, Any], place: Path) -> None:
     run_id, nets = summary["run_id"], sorted(summary["speed"])
@@ -53,6 +54,7 @@ def test_a_run_has_the_same_id_and_children_everywhere(summary: dict[str, Any], 
     assert len(summary["tracking"].split(", ")) == 4
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_speed_and_profile_of_every_net_are_recorded_and_shown(
     summary: dict[str, Any], place: Path, source: Path
@@ -73,6 +75,7 @@ def test_speed_and_profile_of_every_net_are_recorded_and_shown(
     assert "Traceback" not in shown.stdout + shown.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_gone_on_with_has_every_epoch_once(source: Path, tmp_path: Path) -> None:
     settings = ("--preset=quick", "--set=learners.include=[tabular_mlp]", "--set=bags.num_bags=6",

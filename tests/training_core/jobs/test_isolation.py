@@ -153,6 +153,7 @@ def test_children_die_with_their_parent(tmp_path: Path, source: Path) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_train_every_job_once(tmp_path: Path, source: Path) -> None:
     events = [lines(process) for process in [start_fit(source, tmp_path) for _ in range(2)]]
     finished = [e["job"] for process in events for e in process if e["event"] == "finished"]
@@ -174,6 +175,7 @@ def test_a_subsample_that_leaves_no_rows_to_judge_on_is_refused_at_once(tmp_path
         plan_in(tmp_path, source, bags={"num_bags": 6, "row_fraction": 1.0})
 
 
+@pytest.mark.slow
 def test_a_damaged_report_means_the_learner_is_trained_again(tmp_path: Path, source: Path) -> None:
     (cohort,) = plan_in(tmp_path, source).cohorts
     one = cohort.model_copy(update={"jobs": cohort.jobs[:1]})

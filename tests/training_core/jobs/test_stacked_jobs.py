@@ -94,6 +94,7 @@ def test_copies_of_a_net_train_together_and_each_has_its_own_directory(tmp_path:
     assert [event["event"] for event in events] == ["reused"] * COPIES
 
 
+@pytest.mark.slow
 def test_killed_while_a_stack_is_published_the_rest_is_found_and_nothing_trained_twice(
     tmp_path: Path, source: Path
 ) -> None:

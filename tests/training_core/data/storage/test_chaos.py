@@ -46,6 +46,7 @@ def test_thirty_kills_leave_nothing_torn(tmp_path):
     survive(tmp_path, 30, seed=1)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3, 4])
 def test_a_hundred_and_twenty_kills_leave_nothing_torn(tmp_path, seed):

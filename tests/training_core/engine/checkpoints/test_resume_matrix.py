@@ -44,6 +44,7 @@ def test_killed_trainings_end_with_the_same_bits(tmp_path: Path) -> None:
     check(nursery(tmp_path, kills=3, seeds=[1], worlds=("everything", "cohort")), least=4)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_trainings_killed_forty_times_end_with_the_same_bits(tmp_path: Path, world: str) -> None:

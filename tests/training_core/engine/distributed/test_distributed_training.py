@@ -117,12 +117,14 @@ def test_a_killed_rank_ends_the_training_with_a_clear_error(tmp_path: Path) -> N
     assert not any(is_alive(pid) for pid in pids_in(tmp_path))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_what_a_rank_raises_is_raised_with_its_rank(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rank 1 of 2: a shard cannot be read"):
         launch("rank_programs:fail", 2, {"how": "raises", "folder": str(tmp_path)}, timeout_seconds=60)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_no_rank_outlives_a_killed_launcher(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "training_core.engine.distributed", "--ranks", "2", "rank_programs:linger"]
@@ -148,6 +150,7 @@ with process_group(timeout_seconds=60) as ranks:
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_same_script_runs_alone_and_by_torchrun(tmp_path: Path) -> None:
     alone = run_script(tmp_path, [])
@@ -158,6 +161,7 @@ def test_the_same_script_runs_alone_and_by_torchrun(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_torchrun_ends_when_a_rank_is_killed_and_the_other_says_that_it_was_lost(tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

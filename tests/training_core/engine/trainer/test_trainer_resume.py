@@ -50,6 +50,7 @@ def test_a_training_that_is_over_is_not_trained_again(tmp_path: Path) -> None:
         Trainer(net(), kept(tmp_path, lr=0.5), TASK).train(blobs())
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     script = (
@@ -104,6 +105,7 @@ def test_a_loader_that_goes_on_gives_the_batches_that_were_left() -> None:
     assert fresh.state_dict()["position"] == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     script = tmp_path / "script.py"

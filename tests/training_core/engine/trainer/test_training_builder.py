@@ -116,6 +116,7 @@ def test_a_bad_file_is_refused_with_its_name(tmp_path: Path, name: str, text: st
         TrainerConfig.load(tmp_path / name)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
