@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from training_core.artifacts import exclusive, write_text_atomically
@@ -59,8 +60,8 @@ def _running(home: Path, patience: int = 1) -> str | None:
             url = json.loads((home / "server.json").read_text())["url"]
             with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
                 return url if answer.status == 200 else None
-        except (FileNotFoundError, ValueError, KeyError, ConnectionRefusedError):
-            return None
+        except (FileNotFoundError, ValueError, KeyError, ConnectionRefusedError, HTTPException):
+            return None  # none runs, or the port of a killed one is another program's by now
         except OSError as error:
             if isinstance(getattr(error, "reason", None), ConnectionRefusedError):
                 return None

@@ -78,8 +78,8 @@ class TrainingView:
         self._say(text)
 
     def _on_started(self, event: Event) -> None:
-        bar = self._learners.add_task(event["job"], total=event["epochs"], state="fitting")
-        self._bars[event["job"]] = bar
+        self._remove_bar(event["job"])  # of a group that is tried again
+        self._bars[event["job"]] = self._learners.add_task(event["job"], total=event["epochs"], state="fitting")
 
     def _on_epoch(self, event: Event) -> None:
         if (bar := self._bars.get(event["job"])) is not None:
@@ -104,13 +104,16 @@ class TrainingView:
             return
         self._done.add(job)
         self._work_done += self._predicted.get(job, 0.0)
-        if (bar := self._bars.pop(job, None)) is not None:
-            self._learners.remove_task(bar)
+        self._remove_bar(job)
         elapsed = time.monotonic() - self._started
         left = elapsed * (sum(self._predicted.values()) / self._work_done - 1) if self._work_done else 0.0
         about = f"about {format_seconds(left)} left" if left > 1 else ""
         self._total.update(self._overall, completed=len(self._done), left=about)
         self._say(f"  {len(self._done)}/{len(self._predicted)}  {job}: {how}")
+
+    def _remove_bar(self, job: str) -> None:
+        if (bar := self._bars.pop(job, None)) is not None:
+            self._learners.remove_task(bar)
 
     def _say(self, text: str) -> None:
         if not self._console.is_terminal:

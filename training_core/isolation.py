@@ -77,9 +77,14 @@ def run_isolated(
             overdue = _run_child(cohort.model_copy(update={"jobs": tuple(pending)}), store, device, on_event,
                                  learner_seconds, reports, profile)  # fmt: skip
         for job in overdue:
-            if job.name not in reports:
-                reports[job.name] = failed_report(job, f"took longer than its limit of {learner_seconds:g} s")
-                on_event({"event": "failed", "job": job.name, "error": reports[job.name].error})
+            if job.name in reports:
+                continue
+            if report := finished_report(job, store, kind):  # it was published, and ended before it could say so
+                reports[job.name] = report.model_copy(update={"status": "trained"})
+                on_event({"event": "finished", "job": job.name, "score": report.score, "seconds": report.seconds})
+                continue
+            reports[job.name] = failed_report(job, f"took longer than its limit of {learner_seconds:g} s")
+            on_event({"event": "failed", "job": job.name, "error": reports[job.name].error})
     return [reports[job.name] for job in cohort.jobs]
 
 
@@ -104,8 +109,10 @@ def leased_device(kind: str) -> Iterator[str]:
     names = gpu_names()
     folder = Path(tempfile.gettempdir()) / "polychoir-gpus"
     folder.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):
+        folder.chmod(0o1777)  # other people's processes lease the same GPUs
     with contextlib.ExitStack() as files:
-        locks = [files.enter_context((folder / f"gpu-{name}.lock").open("a")) for name in names]
+        locks = [files.enter_context(_open_lock(folder / f"gpu-{name}.lock")) for name in names]
         while (index := _first_free(locks)) is None:
             time.sleep(_POLL_SECONDS)
         yield f"cuda:{names[index]}"
@@ -119,6 +126,13 @@ def gpu_names() -> list[str]:
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """A file to lock, made when it is not there; one of another user is only read, which is enough for a lock."""
+    with contextlib.suppress(PermissionError):
+        path.touch()
+    return path.open()
 
 
 def _first_free(locks: Sequence[IO[str]]) -> int | None:
@@ -167,9 +181,10 @@ def _run_child(
         assert child.stdin and child.stdout
         timer: threading.Timer | None = None
 
-        def give_up() -> None:
-            if current:  # else it reported just now, and another job is not yet due
-                overdue.extend(current.values())
+        def give_up(names: Sequence[str]) -> None:
+            late = [current[name] for name in names if name in current]
+            if late:  # else they reported just now, and other jobs are not yet due
+                overdue.extend(late)
                 child.kill()
 
         try:
@@ -198,7 +213,7 @@ def _run_child(
                     current[event["job"]] = named[event["job"]]
                     if timer:
                         timer.cancel()
-                    timer = threading.Timer(learner_seconds * len(current), give_up)
+                    timer = threading.Timer(learner_seconds * len(current), give_up, [tuple(current)])
                     timer.start()
             code = child.wait()
         finally:

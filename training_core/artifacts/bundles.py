@@ -20,7 +20,7 @@ def unpack(bundles: Path, final: Path) -> bool:
     Raises:
         StorageError: the disk is full or the place cannot be written; nothing was published.
     """
-    packed = next((folder for folder in bundles.glob(f"*/{final.name}") if is_published(folder.parent)), None)
+    packed = next((folder for folder in bundles.glob(f"[!.]*/{final.name}") if is_published(folder.parent)), None)
     if packed is None:
         return False
     with publish_directory(final) as folder:

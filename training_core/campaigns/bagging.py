@@ -10,15 +10,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from training_core.artifacts import ArtifactRef, is_published, open_published, publish_directory, verify_published
 from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config, canonical_json
 from training_core.data.ingestion.ingest import prepare_dataset
 from training_core.data.splitting.bags import Bag, make_bags
 from training_core.data.storage.store import Dataset, DatasetStore
-from training_core.errors import GateError
+from training_core.engine.alone import build_objectives, class_weights
+from training_core.engine.training import TrainingConfig
+from training_core.errors import ConfigError, GateError
 from training_core.isolation import device_kind, gpu_names
 from training_core.jobs import Cohort, DatasetRef, Job, JobReport, core_fingerprint, read_out_of_bag
+from training_core.objectives import LossStrategyRegistry
 from training_core.recipes import MultimodalConfig
 from training_core.seeding import derive_seed
 from training_core.selection.choice import Choice, choose_learners
@@ -76,12 +81,34 @@ def bags_of(run: RunConfig, ref: DatasetRef) -> tuple[Bag, ...]:
 
 
 def plan_training(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag]) -> Plan:
-    """Choose the learners of every bag and deal them into groups for training; see `choose_learners`, `plan_jobs`."""
+    """Choose the learners of every bag and deal them into groups for training; see `choose_learners`, `plan_jobs`.
+
+    Raises:
+        ConfigError: no learner can take a bag, or no net of this task can be trained by the settings.
+    """
     dataset = open_dataset(ref)
     num_rows = math.ceil(len(dataset.rows("train")) * run.bags.row_fraction)
     settings = run.learner_settings()
     choices = choose_learners(bags, dataset.spec, num_rows, run.training.epochs, settings, run.learners)
+    if any(choice.learner.family == "net" for choice in choices):
+        _check_training(run.training, dataset)
     return plan_jobs(run, ref, bags, choices)
+
+
+def _check_training(training: TrainingConfig, dataset: Dataset) -> None:
+    """Find out here, not in the process of every net, that none can be trained like this.
+
+    Raises:
+        ConfigError: the loss, its settings or the optimiser; says what to do.
+    """
+    task = dataset.spec.task
+    build_objectives(task, training, class_weights(task, training, dataset.target(dataset.rows("train"))))
+    training.optimizer_config().build(nn.Linear(1, 1))
+    if training.loss not in ("default", *LossStrategyRegistry().names()):
+        raise ConfigError(
+            f"the loss '{training.loss}' is registered in this process only, and the learners of an ensemble train in "
+            "processes of their own; choose a loss that comes with Polychoir, or train one model with it"
+        )
 
 
 def plan_jobs(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag], choices: Sequence[Choice]) -> Plan:

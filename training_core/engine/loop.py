@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+from weakref import proxy
 
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class TrainingState:
     step_metrics: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """What the step that was done last returned, on the device. Reading a value waits for it."""
     num_rows: int | Tensor = 1
-    """Over how many rows those metrics are means; int64 [K] for a cohort."""
+    """Over how many rows, or what weight of rows, those metrics are means; [K] for a cohort."""
     history: list[dict[str, float]] = field(default_factory=list)
     result: EpochResult | None = None
     """The epoch that ended last."""
@@ -149,7 +150,7 @@ class Update(Protocol[Model_contra, Batch_contra]):
         ...
 
     def num_rows(self, batch: Batch_contra) -> int | Tensor:
-        """Over how many rows of `batch` the metrics of a step are means; int64 [K] for a cohort."""
+        """Over how many rows of `batch`, or what weight, the metrics of its step are means; [K] for a cohort."""
         return len(batch)
 
     def end_epoch(self, model: Model_contra) -> Mapping[str, Tensor]:
@@ -202,10 +203,11 @@ def fit(
     on_epoch_end = _listeners(hooks, "on_epoch_end")
     update.start(model)
     _call(_listeners(hooks, "on_training_start"), state, model)
-    parts = {"model": model, "update": update, "stream": stream, "state": state, "metrics": seen}
+    # The state weakly: it holds the snapshot, and in a circle all of this would stay in memory until Python looks.
+    parts = {"model": model, "update": update, "stream": stream, "state": proxy(state), "metrics": seen}
     state.snapshot = lambda: _snapshot(parts, hooks)
     taken = resume is not None and _load(resume, parts, hooks)
-    while (state.in_epoch or state.epoch < epochs) and state.stop_reason is None:
+    while state.in_epoch or (state.epoch < epochs and state.stop_reason is None):
         started = time.perf_counter()
         if not state.in_epoch:
             state.epoch, state.batch, state.in_epoch = state.epoch + 1, 0, True
@@ -269,14 +271,15 @@ def _snapshot(parts: Mapping[str, Any], hooks: Sequence[Hook]) -> Snapshot:
 
 
 def _load(snapshot: Mapping[str, Any], parts: Mapping[str, Any], hooks: Sequence[Hook]) -> bool:
-    """Put everything back, the random generators last. Returns whether all batches of the open epoch were taken."""
+    """Put everything back, the random generators last. Returns whether the open epoch takes no more batches."""
     for name, part in parts.items():
         part.load_state_dict(snapshot[name])
     for hook, kept in zip(hooks, snapshot["hooks"], strict=True):
         hook.load_state_dict(kept)
     load_random_state(snapshot["random"])
     state = snapshot["state"]
-    return state["in_epoch"] and state["batch"] > 0 and snapshot["stream"].get("position") == 0
+    all_taken = state["stop_reason"] is not None or snapshot["stream"].get("position") == 0
+    return state["in_epoch"] and state["batch"] > 0 and all_taken
 
 
 def _checked_means(state: TrainingState, seen: EpochMetrics) -> dict[str, Tensor]:

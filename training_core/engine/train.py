@@ -15,6 +15,7 @@ from training_core.engine.loop import History
 from training_core.engine.prepare import LearnerRequest, OnEpoch, PreparedLearner, prepare
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
+from training_core.engine.updates.memory import release_memory
 from training_core.engine.watching.profiling import Watch
 from training_core.learners import LearnerConfig
 from training_core.schema import DataSpec
@@ -147,6 +148,7 @@ def _train_stack(
     except Exception as error:
         _log.warning("a stack of %d learners failed, they train one by one: %s", len(unit.members), error)
         reason = f"together they failed ({type(error).__name__})"
+    release_memory()  # what the stack took, for those who train now
     return {position: _train_one(prepared[position], reason, device, None, watch) for position in unit.members}
 
 

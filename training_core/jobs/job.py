@@ -64,6 +64,7 @@ class Job(Config):
             canonical_json(
                 {
                     "core": core_fingerprint(),
+                    "extras": {name: _version(name) for name in self.recipe.extras},
                     "data": self.dataset.fingerprint,
                     "recipe": self.recipe.model_dump(mode="json", exclude=self.recipe.unread),
                     "subset": self.subset.model_dump(mode="json", exclude={"name"}),
@@ -123,6 +124,14 @@ def core_fingerprint() -> str:
     for library in ("numpy", "scipy", "scikit-learn", "torch"):
         digest.update(f"{library}=={importlib.metadata.version(library)}\0".encode())
     return digest.hexdigest()
+
+
+def _version(distribution: str) -> str:
+    """Which one is installed; empty when none is."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def job_directory(job: Job, store: Path, device: str) -> Path:

@@ -1,19 +1,27 @@
 """`run_jobs`: from jobs to published directories, one at a time or a stack at a time."""
 
 import hashlib
+import json
 import resource
 import shutil
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from training_core.artifacts import exclusive, is_published, open_published, publish_directory
+from training_core.artifacts import (
+    exclusive,
+    is_published,
+    open_published,
+    publish_directory,
+    storage_errors,
+    write_text_atomically,
+)
 from training_core.artifacts.bundles import drop_unpacked, unpack
 from training_core.data.splitting.bags import bag_features, in_bag_rows, out_of_bag_rows
 from training_core.data.storage.store import Dataset, DatasetStore
@@ -28,6 +36,7 @@ from training_core.recipes import member_request
 from training_core.schema import pattern_key
 from training_core.selection.out_of_bag import hear
 
+_CHECKPOINTS, _OWNERS = "checkpoints", "jobs.json"
 _BUNDLES = "stacks"  # folder of the outputs of learners that trained together, until each has its own directory
 
 
@@ -76,7 +85,9 @@ def run_jobs(
             except Exception as error:
                 on_event({"event": "started", "job": same[0].name, "epochs": same[0].recipe.training.epochs})
                 yield from _failed(same, error, on_event)
+                held[directory].close()
         drop_unpacked(store / _BUNDLES, store / "jobs")
+        _drop_useless_checkpoints(store)
         for unit in _train(wanted, store, device, on_event, Watch(profile)):
             for work, outcome in unit.items():
                 same = named[work.directory]
@@ -203,12 +214,12 @@ def _train(
     """Train and publish; what came of the members of each unit."""
     clock = _Clock(watch)
 
-    def on_start(positions: Sequence[int]) -> Path:
+    def on_start(positions: Sequence[int]) -> Path | None:
         clock.restart()
         for position in positions:
             job = wanted[position].job
             on_event({"event": "started", "job": job.name, "epochs": job.recipe.training.epochs})
-        return _checkpoints([wanted[position] for position in positions], store)
+        return _begin_checkpoints([wanted[position] for position in positions], store)
 
     requests = [work.request(on_event) for work in wanted]
     for unit in train_in_units(requests, device, on_start, watch):
@@ -249,8 +260,9 @@ def _publish_together(
             folder = bundle / work.directory.name
             folder.mkdir()
             try:
-                outcomes[work] = work.write(one, folder, clock)
-            except (StorageError, TransientError, OSError):
+                with storage_errors(work.directory):
+                    outcomes[work] = work.write(one, folder, clock)
+            except (StorageError, TransientError):
                 raise
             except Exception as error:
                 shutil.rmtree(folder)
@@ -263,7 +275,26 @@ def _publish_together(
 
 def _checkpoints(unit: Iterable[_Work], store: Path) -> Path:
     """Where learners that train together keep what they go on from: with other members it would be of no use."""
-    return store / "checkpoints" / _digest(unit)
+    return store / _CHECKPOINTS / _digest(unit)
+
+
+def _begin_checkpoints(unit: Sequence[_Work], store: Path) -> Path | None:
+    """Where checkpoints of a unit go, with a note of whose they are; None when it keeps none."""
+    if not any(work.job.recipe.keeps_checkpoints for work in unit):
+        return None
+    folder = _checkpoints(unit, store)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / _OWNERS, json.dumps([work.directory.name for work in unit]))
+    return folder
+
+
+def _drop_useless_checkpoints(store: Path) -> None:
+    """Remove what a killed process left: a unit of which one learner is published will not train again as it was."""
+    for owners in (store / _CHECKPOINTS).glob(f"*/{_OWNERS}"):
+        with suppress(OSError, ValueError):  # another process had the same thought
+            if any(is_published(store / "jobs" / name) for name in json.loads(owners.read_text())):
+                shutil.rmtree(owners.parent, ignore_errors=True)
 
 
 def _digest(unit: Iterable[_Work]) -> str:

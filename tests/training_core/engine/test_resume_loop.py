@@ -1,6 +1,8 @@
 """Training that goes on from a snapshot ends as if it had never stopped."""
 
+import gc
 import io
+import weakref
 from collections.abc import Mapping
 
 import pytest
@@ -114,3 +116,46 @@ def test_the_first_wild_step_is_named_across_blocks() -> None:
         metrics.add({"loss": torch.tensor(float("nan") if step in {900, 1100} else 1.0)}, 1)
     metrics.means()
     assert metrics.first_wild("loss") == 900
+
+
+class StopAt(Hook):
+    """Ends training in the middle of an epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_batch_end(self, state: TrainingState, model: nn.Module) -> None:
+        if state.step == self.step:
+            state.stop_reason = "enough"
+
+
+def train_until(step: int, taken: SnapshotAt, resume: Snapshot | None = None) -> tuple[dict[str, Tensor], History]:
+    """With windows of two batches, of which the last is half full."""
+    torch.manual_seed(0)
+    net = Net()
+    update = GradientUpdate(Supervised(TASK), OptimizerConfig(lr=0.01), accumulation=2)
+    stream = DeviceStream(rows(30, 0), Batching(8, seed=5))
+    history = fit(net, stream, update, [StopAt(step), taken], epochs=5, resume=resume)
+    return net.state_dict(), history
+
+
+def test_a_snapshot_of_the_step_that_ended_training_closes_its_epoch() -> None:
+    taken = SnapshotAt(NUM_BATCHES + 3, late=False)
+    weights, history = train_until(NUM_BATCHES + 3, taken)
+    resumed, continued = train_until(NUM_BATCHES + 3, SnapshotAt(0, False), taken.read())
+    assert continued == history
+    assert len(continued.epochs) == 2
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_what_trained_is_let_go_as_soon_as_training_is_over() -> None:
+    update = GradientUpdate(Supervised(TASK), OptimizerConfig())
+    held = weakref.ref(update)
+    gc.collect()
+    gc.disable()
+    try:
+        fit(Net(), DeviceStream(rows(30, 0), Batching(8)), update, epochs=1)
+        del update
+        assert held() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """From choices to jobs, and from jobs to groups in which those that can train together are together."""
 
+import importlib.metadata
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from factories import small_run, write_source
 
 from training_core.campaigns import bagging
 from training_core.campaigns.bagging import plan_cohorts
+from training_core.errors import ConfigError
 from training_core.jobs import Cohort, Job
+from training_core.objectives import LOSSES, FocalLoss
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +87,45 @@ def test_a_group_counts_companies_not_learners(store: Path, source: Path) -> Non
 def test_nets_that_may_not_be_stacked_are_dealt_out_one_by_one(store: Path, source: Path) -> None:
     jobs = jobs_of(store, source, net_copies=3, training={"epochs": 3, "stacking": "never"})
     assert max(len(cohort.jobs) for cohort in plan_cohorts(jobs, workers=2, group_size=4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"loss": "nonsense"}, "unknown loss 'nonsense'"),
+        ({"loss": "huber"}, "huber"),
+        ({"loss": "only here"}, "'only here' is registered in this process only"),
+    ],
+)
+def test_settings_by_which_no_net_could_be_trained_are_refused_before_any_is(
+    store: Path, source: Path, training: dict[str, object], said: str
+) -> None:
+    if "only here" not in LOSSES.names():
+        LOSSES.register("only here", FocalLoss())
+    with pytest.raises(ConfigError, match=said):
+        jobs_of(store, source, net_copies=1, training=training)
+
+
+def test_estimators_alone_may_have_any_settings_of_nets(store: Path, source: Path) -> None:
+    run = small_run(source, learners={"include": ("linear",)}, training={"loss": "nonsense"})
+    ref = bagging.resolve_dataset(run.dataset, store)
+    assert bagging.plan_training(run, ref, bagging.bags_of(run, ref)).jobs
+
+
+def test_balanced_classes_are_no_reason_to_refuse(store: Path, source: Path) -> None:
+    assert jobs_of(store, source, net_copies=1, training={"class_weights": "balanced"})
+
+
+def test_an_optimiser_of_an_extra_is_part_of_what_a_job_depends_on(
+    store: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "bag-00/tabular_mlp"
+    (own,) = [job for job in jobs_of(store, source, net_copies=1) if job.name == name]
+    training = own.recipe.training.model_copy(update={"optimizer": "lion"})
+    lion = own.model_copy(update={"recipe": own.recipe.model_copy(update={"training": training})})
+    before = [job.fingerprint("cpu") for job in (own, lion)]
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.0" if name == "pytorch-optimizer" else version(name)
+    )
+    assert [job.fingerprint("cpu") == known for job, known in zip((own, lion), before, strict=True)] == [True, False]

@@ -1,12 +1,14 @@
 """Jobs whose learners train together: published as one, gone on with as one, and failing one by one."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from factories import small_run, write_source
 
 from training_core.campaigns import bagging
 from training_core.isolation import run_isolated
-from training_core.jobs import Cohort, Event, Job, JobReport, read_out_of_bag, run_jobs
+from training_core.jobs import Cohort, Event, Job, JobReport, read_out_of_bag, run, run_jobs
 
 ROOT = Path(__file__).parents[3]
 COPIES = 3
@@ -114,7 +116,6 @@ def test_killed_while_a_stack_is_published_the_rest_is_found_and_nothing_trained
 def test_killed_in_the_middle_a_stack_goes_on_from_its_checkpoint(tmp_path: Path, source: Path) -> None:
     often = {"checkpoint_seconds": 1e-6}
     whole = list(run_jobs(copies_in(tmp_path / "whole", source), tmp_path / "whole", "cpu", ignore))
-    # The checkpoint setting is part of a job's name, so the jobs of both stores differ in that and in nothing else.
     killed(source, tmp_path / "k", "on_event = lambda event: event.get('epoch') == 3 and die()", **often)
     assert list((tmp_path / "k" / "checkpoints").iterdir())
     events: list[Event] = []
@@ -133,6 +134,35 @@ def test_a_diverging_member_costs_itself_only(tmp_path: Path, source: Path) -> N
     assert [reports[job.name].status for job in jobs] == ["trained", "failed", "trained"]
     assert reports[jobs[1].name].error.startswith("DivergenceError: tabular_mlp on ")
     assert [event["job"] for event in events if event["event"] == "failed"] == [jobs[1].name]
+
+
+def test_a_member_that_cannot_be_judged_costs_itself_only(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, heard = copies_in(tmp_path, source), run.hear
+    calls: list[int] = []
+
+    def hear(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "the disk is broken here")
+        return heard(*given)
+
+    monkeypatch.setattr(run, "hear", hear)
+    reports = {report.name: report for report in run_jobs(jobs, tmp_path, "cpu", ignore)}
+    assert [reports[job.name].status for job in jobs] == ["trained", "failed", "trained"]
+    assert not list((tmp_path / "stacks").iterdir())
+
+
+def test_checkpoints_of_learners_that_were_published_since_are_removed(tmp_path: Path, source: Path) -> None:
+    jobs = copies_in(tmp_path, source)
+    reports = run_jobs(jobs, tmp_path, "cpu", ignore)
+    assert isinstance(reports, Generator)
+    next(reports)
+    reports.close()  # as if killed: everything is published, the checkpoints are still there
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    assert [report.status for report in run_jobs(jobs, tmp_path, "cpu", ignore)] == ["reused"] * COPIES
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_equal_jobs_under_two_names_are_trained_once(tmp_path: Path, source: Path) -> None:

@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from training_core.artifacts import storage_errors
 from training_core.config import canonical_json
 from training_core.engine.checkpoints.metadata import CheckpointMetadata, Mode
@@ -41,7 +43,7 @@ def history_frame(
     """
     import pandas as pd
 
-    there = {kept.name: _entry(kept) for kept in checkpoints}
+    there = {kept.name: {**_entry(kept), "metrics": dict(kept.metrics)} for kept in checkpoints}
     entries = {**_read(directory), **there}
     named = sorted({key for entry in entries.values() for key in entry["metrics"]})
     rows = [
@@ -59,9 +61,9 @@ def history_frame(
     if not rows:
         return pd.DataFrame(columns=["epoch", "step", "is_best", "kept", "timestamp", "path"])
     frame = pd.DataFrame(rows)
-    if monitor in named and frame[monitor].notna().any():
-        best = frame[monitor].idxmin() if mode == "min" else frame[monitor].idxmax()
-        frame.loc[best, "is_best"] = True
+    judged = frame[monitor][np.isfinite(frame[monitor])] if monitor in named else pd.Series()
+    if len(judged):
+        frame.loc[judged.idxmin() if mode == "min" else judged.idxmax(), "is_best"] = True
     return frame
 
 

@@ -95,13 +95,18 @@ class Mirror:
     def _copy(self, folder: Path) -> None:
         files, root = self._opened()
         place = f"{root}/{folder.name}"
-        files.makedirs(place, exist_ok=True)
         inside = sorted(file for file in folder.iterdir() if file.name != CHECKSUMS)
-        for file in [*inside, folder / CHECKSUMS]:
-            files.put_file(str(file), f"{place}/{file.name}")
-            size, expected = files.size(f"{place}/{file.name}"), file.stat().st_size
-            if size != expected:
-                raise OSError(f"{place}/{file.name} has {size} bytes there, {expected} here")
+        files.makedirs(place, exist_ok=True)
+        try:
+            for file in [*inside, folder / CHECKSUMS]:
+                files.put_file(str(file), f"{place}/{file.name}")
+                size, expected = files.size(f"{place}/{file.name}"), file.stat().st_size
+                if size != expected:
+                    raise OSError(f"{place}/{file.name} has {size} bytes there, {expected} here")
+        except Exception:
+            if not folder.exists():  # it was removed while it was copied: nobody would ever remove the part
+                files.rm(place, recursive=True)
+            raise
         self._remove_superfluous(files, root)
 
     def _remove_superfluous(self, files: Any, root: str) -> None:

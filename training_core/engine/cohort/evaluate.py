@@ -26,9 +26,13 @@ def cohort_losses(model: StackedModel, objective: Objective, batches: Iterable[C
     whole: Tensor | float = 0.0
     settings = settings_of(objective)
     for batch in batches:
-        key = ("losses", id(objective), settings, shapes_of([*batch.inputs.values(), batch.available]))
+        shapes = shapes_of([*batch.inputs.values(), batch.available])
+        key = ("losses", id(objective), settings, shapes)
         if key not in model.functions:
-            model.functions[key] = StackedProgram(model, objective, batch, gradients=False)
+            program = StackedProgram(model, objective, batch, gradients=False)
+            settings = settings_of(objective)  # it may note what its first batch was like
+            key = ("losses", id(objective), settings, shapes)
+            model.functions[key] = program
         judged = model.functions[key](model, batch)
         weight = judged.weight.to(torch.float64, copy=True)
         whole = whole + weight

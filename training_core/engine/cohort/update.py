@@ -19,6 +19,9 @@ from training_core.engine.updates.schedules import LrSchedule
 from training_core.errors import ConfigError
 from training_core.objectives import Objective
 
+_WEIGHT = "\0weight"
+"""What the losses are means over, beside them under a name that no term has."""
+
 
 class CohortUpdate(Update[StackedModel, CohortBatch]):
     """`GradientUpdate` for K learners at once; metrics are [K]: `loss`, its terms, `gradient_norm`.
@@ -124,13 +127,14 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
             self._present = present
             self._look()
             self._present_there.copy_(present)
-        metrics = program(batch) if isinstance(program, CapturedStep) else self._advance(model, program(model, batch))
+        found = program(batch) if isinstance(program, CapturedStep) else self._advance(model, program(model, batch))
+        self._weight = found.pop(_WEIGHT)
         self.num_updates = [count + moves for count, moves in zip(self.num_updates, present.tolist(), strict=True)]
-        return metrics
+        return found
 
     def num_rows(self, batch: CohortBatch) -> Tensor:
-        """Each learner's real rows, int64 [K]."""
-        return batch.counts
+        """What each learner's rows in the last step's batch weigh, [K]: their number when none has a weight."""
+        return self._weight
 
     def end_epoch(self, model: StackedModel) -> Mapping[str, Tensor]:
         """Nothing is left open; the objective may be changed until the next step."""
@@ -202,6 +206,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
                 compiled=self._form == "compiled",
             )
             self._programs[key] = program if self._form != "graphed" else self._capture(model, program, batch)
+            self._settings = self._made_with = settings_of(self._objective)  # it may note what its first batch was like
         return self._programs[key]
 
     def _capture(self, model: StackedModel, program: StackedProgram, batch: CohortBatch) -> CapturedStep:
@@ -221,7 +226,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
             moving = self._present_there & healthy & ~self.diverged
             self.diverged |= self._present_there & ~healthy
             self._optimizer.step_where(model.flat, gradients, moving)
-        return {**judged.losses, "gradient_norm": norm}
+        return {**judged.losses, "gradient_norm": norm, _WEIGHT: judged.weight}
 
     def _step_known(self, model: StackedModel, gradients: Tensor, norm: Tensor, loss: Tensor) -> None:
         """A step on the CPU, where numbers can be read for nothing; usually all learners move."""

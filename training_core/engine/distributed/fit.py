@@ -36,6 +36,7 @@ def fit_across_ranks(
     resume: Mapping[str, Any] | None = None,
     save: SaveSnapshot | None = None,
     save_seconds: float = 60.0,
+    save_epochs: int | None = None,
     gathers: bool = True,
 ) -> History:
     """Train `model` on all ranks together; called by each of them with the same arguments. Alone it is `fit`.
@@ -61,8 +62,9 @@ def fit_across_ranks(
         name: who is trained, for messages.
         resume: a snapshot to go on from, the same on every rank.
         save: keeps a snapshot, as `CheckpointManager.save_checkpoint` does.
-        save_seconds: between two snapshots, which are taken between steps; 0: one at the end of every epoch. One more
-            is taken at the end of the last epoch.
+        save_seconds: between two snapshots, which are taken between steps; 0: time does not count.
+        save_epochs: from one snapshot at the end of an epoch to the next; by default 1 when `save_seconds` is 0, else
+            epochs do not count. One more is taken at the end of the last epoch.
         gathers: put shared-out tensors together, so that rank 0 can write an ordinary snapshot; else `save` is called
             on every rank, for `save_parts` to write.
 
@@ -78,7 +80,9 @@ def fit_across_ranks(
     else:
         trained, device = model, None
     mine = (*hooks, *writers) if ranks.writes else tuple(hooks)
-    together = _Together(mine, update, save, save_seconds, gathers, epochs)
+    if save_epochs is None and save_seconds <= 0:
+        save_epochs = 1
+    together = _Together(mine, update, save, save_seconds, save_epochs, gathers, epochs)
     batches = len(stream) if hasattr(stream, "__len__") else -1  # pyright: ignore[reportArgumentType]
     ranks.agree("the number of batches in an epoch", str(batches), DataError)
     ranks.agree("the settings of training", f"{epochs} epochs, {update.distributed!r}, to be saved: {save is not None}")
@@ -137,6 +141,7 @@ class _Together(Hook):
         update: DistributedUpdate,
         save: SaveSnapshot | None,
         save_seconds: float,
+        save_epochs: int | None,
         gathers: bool,
         num_epochs: int,
     ) -> None:
@@ -145,6 +150,7 @@ class _Together(Hook):
         self._ranks = update.ranks
         self._save = save
         self._save_seconds = save_seconds
+        self._save_epochs = save_epochs
         self._gathers = gathers
         self._num_epochs = num_epochs
         self._saved_at = time.monotonic()
@@ -173,7 +179,8 @@ class _Together(Hook):
         self._free(model)
         state.stop_reason = self._ranks.first_of_all(self._stop or state.stop_reason)
         over = state.stop_reason is not None or state.epoch >= self._num_epochs
-        if (self._is_due() or over or self._save_seconds <= 0) and self._save is not None:
+        interval_over = self._save_epochs is not None and state.epoch % self._save_epochs == 0
+        if (self._is_due() or over or interval_over) and self._save is not None:
             self._take(state)
 
     def on_training_end(self, state: TrainingState, model: nn.Module) -> None:

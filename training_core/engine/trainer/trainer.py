@@ -308,4 +308,5 @@ def _fit_across(
             resume=None if manager is None else manager.latest(),
             save=None if manager is None else save,
             save_seconds=config.training.checkpoint_seconds,
+            save_epochs=config.checkpoints.save_interval_epochs,
         )

@@ -19,8 +19,8 @@ class WeightAverage:
     `9! n! / (n + 9)!` while `d` grows, and the average reaches over about the last ninth of the updates. (The formula
     is that of `num_updates` of TensorFlow's `tf.train.ExponentialMovingAverage`.)
 
-    Parameters are averaged. Buffers, such as the running statistics of a normaliser, are not: the averaged net has
-    those of the net as they are.
+    Parameters of floating point are averaged. Buffers, such as the running statistics of a normaliser, are not: the
+    averaged net has those of the net as they are.
     """
 
     def __init__(self, decay: float) -> None:
@@ -43,7 +43,7 @@ class WeightAverage:
     def start(self, model: nn.Module) -> None:
         """Begin with the weights `model` has now; their tensors are followed from then on."""
         self._num_updates = 0
-        self._live = [parameter.detach() for parameter in model.parameters()]
+        self._live = [parameter.detach() for parameter in _averaged(model)]
         self._average = [tensor.clone() for tensor in self._live]
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class WeightAverage:
         The tensors stay where they are, so whoever holds them sees the change. Do not update within the block.
         """
         assert not self._swapped, "the weights are swapped already"
-        places = [parameter.data_ptr() for parameter in model.parameters()]
+        places = [parameter.data_ptr() for parameter in _averaged(model)]
         assert places == [tensor.data_ptr() for tensor in self._live], "another model than at the start"
         self._exchange()
         self._swapped = True
@@ -73,7 +73,7 @@ class WeightAverage:
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Give `model`, which may be another of the same build, the averaged weights for good."""
-        torch._foreach_copy_([parameter.detach() for parameter in model.parameters()], self._average)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_([parameter.detach() for parameter in _averaged(model)], self._average)  # pyright: ignore[reportPrivateImportUsage]
 
     def state_dict(self) -> dict[str, Any]:
         """The average, as live tensors, and the count of updates."""
@@ -107,3 +107,7 @@ class KeepAverage(Hook):
     def on_training_end(self, state: TrainingState, model: nn.Module) -> None:
         """Put the averaged weights into the model."""
         self._average.copy_to(model)
+
+
+def _averaged(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.is_floating_point()]

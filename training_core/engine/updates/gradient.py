@@ -123,6 +123,7 @@ class GradientUpdate(Update[nn.Module, Batch]):
         self._batch_weight: int | Tensor = 0
         self._curvature: list[Tensor] | None = None
         self._is_new_epoch = True
+        self._was_loaded = False
         self._saw_finite_loss = False
 
     def start(self, model: nn.Module) -> None:
@@ -148,8 +149,8 @@ class GradientUpdate(Update[nn.Module, Batch]):
             ConfigError: a single row does not fit into memory.
             DivergenceError: in fp16, gradients are not finite at any scale of the loss.
         """
-        if self._is_new_epoch:
-            self._begin_epoch(model)
+        if self._is_new_epoch or self._was_loaded:
+            self._follow_hooks(model)
         loss = self._differentiate(batch)
         self._num_batches += 1
         metrics = {"loss": loss.total}
@@ -209,12 +210,16 @@ class GradientUpdate(Update[nn.Module, Batch]):
         take_gradients(self._parameters)
         if state["gradients"] is not None:
             self._load_gradients_state(state["gradients"])
-        self._curvature = state["curvature"]
+        kept = state["curvature"]
+        self._curvature = None if kept is None else [estimate.to(self._device, copy=True) for estimate in kept]
         for name, part in self._parts().items():
             if part is not None:
                 part.load_state_dict(state[name])
+        if isinstance(self._window.weight, Tensor):
+            self._window.weight = self._window.weight.to(self._device)
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        self._was_loaded = True
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, beside the optimiser."""
@@ -273,10 +278,10 @@ class GradientUpdate(Update[nn.Module, Batch]):
             judge = Compiled(judge, model)
         return Recomputed(judge, model) if self._recomputes else judge
 
-    def _begin_epoch(self, model: nn.Module) -> None:
-        """Follow what hooks changed between epochs."""
-        self._is_new_epoch = False
-        self._saw_finite_loss = False
+    def _follow_hooks(self, model: nn.Module) -> None:
+        """Follow what hooks changed between epochs, or as they went on in the middle of one."""
+        self._saw_finite_loss = self._saw_finite_loss and not self._is_new_epoch
+        self._is_new_epoch = self._was_loaded = False
         trainable = [parameter.requires_grad for parameter in self._parameters]
         if trainable != self._trainable:
             self._trainable = trainable

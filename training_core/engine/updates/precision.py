@@ -88,7 +88,9 @@ class LossScaler:
 def first_wild_parameter(model: nn.Module) -> str | None:
     """The first parameter that is not finite, in words; None when all are. Waits for the device, once."""
     named = [
-        (name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.is_floating_point()
+        (name, parameter.detach())
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.numel()
     ]
     # The largest magnitude of each, in one go: nan and inf are not lost in it, and a norm could overflow.
     largest = torch._foreach_norm([parameter for _, parameter in named], float("inf"))  # pyright: ignore[reportPrivateImportUsage]

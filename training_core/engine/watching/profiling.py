@@ -90,7 +90,8 @@ class Watch:
         """
         timed = TimedStream(stream)
         watcher = _Watcher(timed, update, names, self._profile)
-        self._watchers |= dict.fromkeys(names, watcher)
+        over = {name: seen for name, seen in self._watchers.items() if seen.report is not None}  # the others raised
+        self._watchers = over | dict.fromkeys(names, watcher)
         return timed, watcher
 
     def save(self, name: str, folder: Path) -> SpeedReport | None:
@@ -156,6 +157,7 @@ class _Watcher(Hook):
             peak_memory_bytes=self._gauges.peak_bytes,
             gpu_utilization=self._gauges.utilization,
         )
+        del self._stream, self._update  # they hold the rows and the moments, for which the next training needs room
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self._seconds + self._stream.open_seconds(), **self._stream.timing_state()}
@@ -172,7 +174,8 @@ class _Profiler:
     """There can be one per process: that of a training which raised is ended by the next."""
 
     def __init__(self, name: str, stream: TimedStream) -> None:
-        self._name, self._stream = name, stream
+        self._name = name
+        self._stream: TimedStream | None = stream
         self._torch: torch_profile | None = None
         self._trace = b""
         self._seen = 0
@@ -190,6 +193,7 @@ class _Profiler:
             profile_memory=True,
         )
         _Profiler.running = self
+        assert self._stream is not None
         self._stream.span = record_function
         self._torch.start()
 
@@ -204,8 +208,9 @@ class _Profiler:
         """End it, with fewer steps than planned where training ended early."""
         if self._torch is None:
             return
+        assert self._stream is not None
         found, self._torch = self._torch, None
-        _Profiler.running, self._stream.span = None, None
+        _Profiler.running, self._stream.span, self._stream = None, None, None
         found.stop()
         if self._found is None:
             _log.info("%s: no profile: training ended before its step %d", self._name, _SKIPPED + _WARM_UP + 1)

@@ -1,6 +1,6 @@
 """What to train on a bag, and how."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from training_core.config import Config
 from training_core.engine.training import TrainingConfig
@@ -15,6 +15,17 @@ class MultimodalConfig(Config):
     training: TrainingConfig = TrainingConfig()
 
     @property
-    def unread(self) -> set[str]:
-        """Fields that cannot change the result: estimators read no training settings."""
-        return {"training"} if self.learner.family == "estimator" else set()
+    def unread(self) -> dict[str, Any]:
+        """What cannot change the result, as pydantic's `exclude`: estimators read no training settings at all."""
+        return {"training": True if self.learner.family == "estimator" else {"checkpoint_seconds"}}
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Distributions that decide the result beside those that everything needs."""
+        is_net = self.learner.family == "net"
+        return ("pytorch-optimizer",) if is_net and self.training.optimizer in ("lion", "sophia") else ()
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether its training can be gone on with when it was interrupted."""
+        return self.learner.family == "net" and self.training.checkpoint_seconds > 0

@@ -1,8 +1,10 @@
 """Checkpoints are whole or not there, the right ones are kept, and the newest good one is found."""
 
 import logging
+import math
 import os
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Mapping
@@ -188,6 +190,15 @@ def test_history_tells_of_those_that_are_gone_and_survives_a_torn_line(tmp_path:
     assert manager.history()["epoch"].tolist() == [2, 3]
 
 
+def test_metrics_that_are_not_finite_are_told_and_never_the_best(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    for epoch, loss in enumerate((math.nan, -math.inf, 0.5), start=1):
+        save(manager, epoch, loss)
+    frame = CheckpointManager(tmp_path).get_checkpoint_history()
+    assert frame["validation/loss"].tolist() == pytest.approx([math.nan, -math.inf, 0.5], nan_ok=True)
+    assert frame["is_best"].tolist() == [False, False, True]
+
+
 def test_a_full_disk_leaves_the_earlier_ones_as_they_were(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     save(manager, 1)
@@ -361,3 +372,24 @@ def test_a_mirror_that_hangs_is_not_waited_for(
     release.set()
     manager.flush()
     assert "still behind" in caplog.text
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_copied_leaves_no_part_at_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = CheckpointManager(tmp_path / "here", mirror=str(tmp_path / "mirror"))
+    mirror = manager._mirror
+    assert mirror is not None
+    files, _ = mirror._opened()
+    put = files.put_file
+
+    def put_late(source: str, target: str) -> None:
+        if source.endswith("state.pt"):
+            shutil.rmtree(Path(source).parent)
+        put(source, target)
+
+    monkeypatch.setattr(files, "put_file", put_late)
+    save(manager, 1)
+    manager.flush()
+    assert not list((tmp_path / "mirror").iterdir())
+    assert not mirror._warned

@@ -272,15 +272,22 @@ def test_a_measurement_may_say_that_one_by_one_is_quicker(monkeypatch: pytest.Mo
     assert_alike(good(units[0][0]), train_alone(prepare(ask(0, training=measured))), tolerance=0.0)
 
 
-@pytest.mark.parametrize(("epochs", "form"), [(1, "sequential"), (1000, "stacked")])
-def test_a_short_training_is_not_worth_a_stack(epochs: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = FormChoice("stacked", {"sequential": 4.0, "stacked": 1.0}, "4.0x as fast as one by one")
-    monkeypatch.setattr(cohort_training, "choose_form", lambda *_, **__: quick)
-    measured = QUICK.model_copy(update={"stacking": "measured", "epochs": epochs})
-    opened = open_stack([prepare(ask(k, training=measured)) for k in range(4)])
-    assert isinstance(opened, Stack) == (form == "stacked")
-    if isinstance(opened, str):
-        assert opened.startswith("too short a training") and "4.0x" in opened
+def test_what_a_stack_takes_to_be_made_is_shared_out_over_the_steps_to_be_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def choose(*_: object, total_steps: int, **__: object) -> FormChoice:
+        asked.append(total_steps)
+        return FormChoice("sequential", {}, "for the sake of the question")
+
+    monkeypatch.setattr(cohort_training, "choose_form", choose)
+    for epochs in (3, 300):
+        measured = QUICK.model_copy(update={"stacking": "measured", "epochs": epochs})
+        open_stack([prepare(ask(k, training=measured)) for k in range(2)])
+    short, long = asked
+    assert 0 < short < 3 * prepare(ask(0)).num_batches, "early stopping usually ends training before"
+    assert long == 100 * short
 
 
 def test_a_learner_without_rows_costs_itself_only() -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from stack_world import TASK, SmallNet, cohort_rows, first_rows, join, learner_rows, train_alone, weights
 from torch import Tensor, nn
 
+from training_core.engine.cohort.evaluate import cohort_losses
 from training_core.engine.cohort.forms import StackedProgram
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.cohort.update import CohortUpdate
@@ -287,3 +289,38 @@ def test_settings_a_stack_cannot_follow_are_refused() -> None:
         CohortUpdate(Supervised(TASK), CONFIGS[:2], form="graphed").start(model)
     with pytest.raises(ConfigError, match="fp16 needs a loss scale per learner"):
         CohortUpdate(Supervised(TASK), CONFIGS, precision="fp16")
+
+
+@pytest.mark.parametrize("is_judged", [False, True])
+def test_a_program_is_made_once_however_many_epochs(is_judged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make = StackedProgram.__init__
+
+    def counting(self: StackedProgram, *args: Any, **settings: Any) -> None:
+        made.append(1)
+        make(self, *args, **settings)
+
+    monkeypatch.setattr(StackedProgram, "__init__", counting)
+    objective = Supervised(TASK)  # notes the shapes of what it is given first
+    model, update = cohort(objective=objective)
+    for epoch in range(3):
+        batch = cohort_rows(NUM_LEARNERS, epoch, torch.float64)
+        if is_judged:
+            cohort_losses(model, objective, [batch, batch])
+        else:
+            update.step(model, batch)
+            update.end_epoch(model)
+    assert len(made) == 1
+
+
+def test_metrics_are_means_over_what_the_rows_weigh_as_alone() -> None:
+    factors = torch.tensor([1.0, 5.0, 25.0], dtype=torch.float64)
+    batches = [learner_rows(k, 0, torch.float64) for k in range(NUM_LEARNERS)]
+    batch = join(batches, [8, 5, 0])
+    assert batch.target is not None
+    assert batch.weight is not None
+    batch = replace(batch, weight=batch.weight * factors[batch.target])
+    assert batch.weight is not None
+    model, update = cohort()
+    update.step(model, batch)
+    assert update.num_rows(batch).tolist() == batch.weight.sum(dim=1).tolist()

@@ -103,6 +103,8 @@ def train(
     resume: Snapshot | None = None,
     saved: list[Snapshot] | None = None,
     save: SaveSnapshot | None = None,
+    save_seconds: float = 1e-9,
+    save_epochs: int | None = None,
     hooks: tuple[Hook, ...] = (),
 ) -> tuple[dict[str, Tensor], History]:
     """A training on batches of 8 rows of all ranks together; alone it goes through plain `fit`."""
@@ -130,7 +132,8 @@ def train(
             epochs=epochs,
             resume=resume,
             save=save if saved is None else lambda snapshot, state: saved.append(_copied(snapshot)),
-            save_seconds=1e-9,
+            save_seconds=save_seconds,
+            save_epochs=save_epochs,
             gathers=save is None,
         )
     return net.state_dict(), history

@@ -193,6 +193,23 @@ def test_alone_training_is_plain_training_bit_for_bit_and_goes_on(tmp_path: Path
     assert all(plain[name].equal(weights[name]) and plain[name].equal(resumed[name]) for name in plain)
 
 
+@pytest.mark.parametrize(
+    ("how", "epochs"),
+    [
+        ({"save_seconds": 0.0}, [1, 2, 3, 4, 5]),
+        ({"save_seconds": 3600.0}, [5]),
+        ({"save_seconds": 3600.0, "save_epochs": 2}, [2, 4, 5]),
+        ({"save_seconds": 0.0, "save_epochs": 2}, [2, 4, 5]),
+    ],
+)
+def test_snapshots_are_taken_at_the_ends_of_the_epochs_that_were_asked_for(
+    how: dict[str, Any], epochs: list[int]
+) -> None:
+    saved: list[dict[str, Any]] = []
+    train(Ranks(), epochs=5, saved=saved, **how)
+    assert [snapshot["state"]["epoch"] for snapshot in saved] == epochs
+
+
 def test_nobody_else_imports_torch_distributed() -> None:
     package = HERE.parents[3] / "training_core"
     users = {path.parent.name for path in package.rglob("*.py") if "torch.distributed" in path.read_text()}

@@ -215,3 +215,14 @@ def test_another_model_cannot_be_swapped() -> None:
     average.start(seeded())
     with pytest.raises(AssertionError, match="another model"), average.swapped(seeded()):
         pass
+
+
+def test_whole_numbers_are_not_averaged() -> None:
+    model = nn.Linear(2, 1)
+    model.register_parameter("places", nn.Parameter(torch.arange(3), requires_grad=False))
+    average = WeightAverage(0.5)
+    average.start(model)
+    average.update()
+    with average.swapped(model):
+        assert model.get_parameter("places").tolist() == [0, 1, 2]
+    average.copy_to(model)

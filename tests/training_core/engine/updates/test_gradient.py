@@ -182,6 +182,28 @@ def test_layers_frozen_and_thawed_between_epochs_stand_still_and_move(frozen: se
     assert still == frozen
 
 
+def test_layers_that_a_hook_froze_again_are_seen_in_the_middle_of_an_epoch() -> None:
+    class Wrapping(GradientUpdate):
+        """Counts how often the module would have to be wrapped anew, as for several devices."""
+
+        num_wrapped = 0
+
+        def _module(self, model: nn.Module) -> nn.Module:
+            self.num_wrapped += 1
+            return super()._module(model)
+
+    rows = batch([1.0, 2.0], [3.0, 4.0])
+    earlier, later = Wrapping(mean_output, SGD), Wrapping(mean_output, SGD)
+    for update, model in ((earlier, TwoLayers()), (later, TwoLayers())):
+        update.start(model)
+        if update is later:
+            update.load_state_dict(earlier.state_dict())
+        model.first.requires_grad_(False)
+        update.step(model, rows)
+        update.step(model, rows)
+        assert update.num_wrapped == 2
+
+
 def test_the_learning_rate_is_the_schedule_s_times_the_multiplier() -> None:
     class Halving(LrSchedule):
         def factor(self, update: int) -> float:

@@ -11,7 +11,7 @@ from training_core.engine.loop import fit
 from training_core.engine.updates.averaging import WeightAverage
 from training_core.engine.updates.gradient import GradientUpdate
 from training_core.engine.updates.optimizers import OptimizerConfig
-from training_core.engine.updates.precision import LossScaler
+from training_core.engine.updates.precision import LossScaler, first_wild_parameter
 from training_core.engine.updates.schedules import LrSchedule
 from training_core.errors import ConfigError, DivergenceError
 from training_core.objectives import Loss
@@ -187,3 +187,9 @@ def test_sophia_refuses_what_cannot_be_differentiated_twice() -> None:
         GradientUpdate(squared_error, sophia, precision="fp16")
     with pytest.raises(ConfigError, match="differentiates twice"):
         GradientUpdate(squared_error, sophia, compile=True)
+
+
+def test_a_parameter_without_numbers_is_finite() -> None:
+    assert first_wild_parameter(nn.ParameterList([torch.zeros(0, 3), torch.zeros(2)])) is None
+    wild = nn.ParameterList([torch.zeros(0, 3), torch.tensor([1.0, torch.nan])])
+    assert first_wild_parameter(wild) == "parameter '1' is not finite"

@@ -1,9 +1,11 @@
 """What watching a training tells, that it changes nothing, and that it goes on with a training that goes on."""
 
 import copy
+import gc
 import gzip
 import json
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,22 @@ def test_a_training_that_raises_does_not_spoil_the_next_profile(tmp_path: Path) 
     assert watch.save("wild", tmp_path) is None
     watched(watch, tmp_path)
     assert isinstance(read_profile(tmp_path), Profile)
+
+
+def test_what_a_training_worked_on_is_let_go_when_it_is_over(tmp_path: Path) -> None:
+    watch, ended, raised = Watch(profile=True), Slow(), Slow()
+    held = [weakref.ref(ended), weakref.ref(raised)]
+    stream, hook = watch.over(ended, Descent(), "ended")
+    fit(nn.Linear(3, 1), stream, Descent(), [hook], epochs=1)
+    stream, hook = watch.over(raised, Descent(), "raised")
+    with pytest.raises(DivergenceError):
+        fit(nn.Linear(3, 1), stream, Descent(wild_at=2), [hook], epochs=1)
+    stream, hook = watch.over(Slow(), Descent(), "next")
+    fit(nn.Linear(3, 1), stream, Descent(), [hook], epochs=1)
+    del ended, raised
+    gc.collect()
+    assert [one() for one in held] == [None, None]
+    assert watch.save("ended", tmp_path) is not None
 
 
 def test_what_was_not_watched_leaves_nothing(tmp_path: Path) -> None:
