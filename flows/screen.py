@@ -182,7 +182,7 @@ def leaderboard_table(summary: RunSummary) -> Table:
     for row in rows[:MAX_LEADERBOARD_ROWS]:
         style = "dim" if not row.weight else None
         table.add_row(
-            row.learner,
+            row.label,
             ", ".join(row.modalities),
             row.bag,
             "failed" if row.score is None else f"{row.score:.4f}",

@@ -173,7 +173,9 @@ def verify_published(ref: ArtifactRef) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             state = "missing" if name not in found else "unexpected" if name not in expected else "changed"
-            raise StorageError(f"{ref.uri}: file '{name}' is {state} since it was published; make the directory again")
+            raise StorageError(
+                f"{ref.uri}: file '{name}' is {state} since it was published, so nothing in the directory is used"
+            )
 
 
 def find_unfinished(parent: Path) -> list[Path]:

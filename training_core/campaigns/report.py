@@ -159,7 +159,7 @@ def _leaderboard_header(summary: RunSummary) -> tuple[str, ...]:
 def _leaderboard_rows(summary: RunSummary) -> list[tuple[str, ...]]:
     return [
         (
-            row.learner,
+            row.label,
             ", ".join(row.modalities),
             row.bag,
             "failed" if row.score is None else f"{row.score:.4f}",

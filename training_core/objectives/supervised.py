@@ -88,6 +88,7 @@ class Supervised:
             raw = raw.float()  # mixed precision: what a model answers in few bits is not summed up in few bits
         shapes = (raw.shape[1:], target.shape[1:])
         if shapes != self._checked:
+            self._refuse_other_outputs(raw)
             self.loss.validate_inputs(raw, target)
             self._checked = shapes
         if isinstance(self.loss, PerSampleLoss):
@@ -100,6 +101,18 @@ class Supervised:
             )
         total = self.loss.compute_loss(raw, target, None)
         return Loss(total, {self._name: total})
+
+    def _refuse_other_outputs(self, raw: Tensor) -> None:
+        """More outputs than there are classes would train, and never be asked for."""
+        if self.task.unit != "sample" or not isinstance(self.loss, PerSampleLoss) or raw.ndim != 2:
+            return
+        expected = self.task.num_outputs * self.loss.outputs_per_target
+        if raw.shape[1] != expected:
+            raise DataError(
+                f"the model gives {raw.shape[1]} outputs per sample, {list(raw.shape)} in all, and the loss "
+                f"{self._name} wants {expected} for this {self.task.kind} task; give the model's last layer {expected} "
+                "outputs, or describe the task as it is"
+            )
 
 
 def resolve_loss(

@@ -68,6 +68,12 @@ class LeaderboardRow(Config):
     """Size of the saved learner, in MB (1e6 bytes)."""
     status: str
 
+    @property
+    def label(self) -> str:
+        """The kind, and the number of the copy where a bag has several of it: `fusion_net #2`."""
+        _, copied, number = self.name.partition("#")
+        return f"{self.learner} #{number}" if copied else self.learner
+
 
 def leaderboard(reports: Iterable[Report], weights: Mapping[str, float]) -> tuple[LeaderboardRow, ...]:
     """One row per report: by score, best first, those without a score last, then by name.

@@ -69,10 +69,10 @@ def read_state(file: Path) -> dict[str, Any]:
     except (StorageError, OSError):
         raise
     except Exception as error:  # whatever a hostile or broken file makes torch stumble over
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        # What torch says is left out: it goes on to advise loading the file with its code.
         raise StorageError(
-            f"{file} cannot be read as tensors and plain values ({type(error).__name__}: {reason}); nothing in it was "
-            "run; delete it unless you know where it is from"
+            f"{file} cannot be read as tensors and plain values ({type(error).__name__}); nothing in it was run; "
+            "delete it unless you know where it is from"
         ) from None
     if type(state) is not dict:
         raise StorageError(f"{file} holds a {type(state).__name__}; expected the dictionary of a checkpoint's parts")

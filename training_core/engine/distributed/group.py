@@ -40,7 +40,8 @@ def process_group(*, timeout_seconds: float = 600.0, device: str | None = None) 
     Which rank this is is read from the environment as `torchrun` sets it. Tensors on the CPU are exchanged by gloo,
     those on GPUs by NCCL, one GPU per rank. Where all ranks are on one machine they talk over its loopback interface
     only; the meeting point that `torchrun` itself opens listens on every interface, that of `launch` does not. This
-    process ends when the one that started it does, so no rank outlives its launcher.
+    process ends when the one that started it does, so no rank outlives its launcher. Within a block, another block
+    (that of a `Trainer` in a function that was launched) is the same group.
 
     Args:
         timeout_seconds: how long a rank waits for the others before it gives them up.
@@ -57,6 +58,9 @@ def process_group(*, timeout_seconds: float = 600.0, device: str | None = None) 
         yield Ranks(device=device or choose_device())
         return
     ranks, single_machine = _read_environment(os.environ, device)
+    if dist.is_initialized():
+        yield ranks
+        return
     end_with_parent(os.getppid())
     if single_machine:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):

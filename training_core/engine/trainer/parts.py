@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from training_core.engine.checkpoints.environment import Environment
 from training_core.engine.checkpoints.manager import CheckpointManager
 from training_core.engine.loop import Stream
@@ -106,8 +108,10 @@ def tracking_of(config: TrainerConfig) -> list[TrackingHook]:
     return [TrackingHook(tracker, logging.run_name, params, {"notes": logging.notes} if logging.notes else None)]
 
 
-def checkpoints_of(config: TrainerConfig, task: TaskSpec, device: str, world_size: int) -> CheckpointManager | None:
-    """Where checkpoints are kept and found; those of a training with other decisive settings are refused."""
+def checkpoints_of(
+    config: TrainerConfig, task: TaskSpec, model: nn.Module, device: str, world_size: int
+) -> CheckpointManager | None:
+    """Where checkpoints are kept and found; those of another net, or of other decisive settings, are refused."""
     kept = config.checkpoints
     if kept.directory is None:
         return None
@@ -115,6 +119,7 @@ def checkpoints_of(config: TrainerConfig, task: TaskSpec, device: str, world_siz
         "training": config.training.model_dump(mode="json", exclude={"checkpoint_seconds", "stacking"}),
         "seed": config.seed,
         "task": task.model_dump(mode="json"),
+        "model": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
     }
     return CheckpointManager(
         kept.directory,

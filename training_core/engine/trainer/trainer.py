@@ -5,6 +5,7 @@ results = trainer.train((images, labels))
 results["best_val_loss"], trainer.predict(new_images)
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ from training_core.seeding import torch_seeded
 
 if TYPE_CHECKING:
     from training_core.engine.distributed.ranks import Ranks
+
+_log = logging.getLogger(__name__)
 
 _JUDGED_ROWS = 256  # rows per forward pass when no gradients are kept
 
@@ -185,6 +188,11 @@ class Trainer:
         fraction = self.config.training.validation_fraction
         parts = data.split(fraction, self.config.seed) if val_data is None and fraction > 0 else None
         data, judged = (data, None) if parts is None else parts
+        if judged is None and val_data is None and fraction > 0:
+            _log.warning(
+                "no rows are held back for validation: they cannot be told apart in what was given, or are too few; "
+                "give `val_data` to stop early and to keep the best weights"
+            )
         if isinstance(data, RawRows):
             text = "tokens" if self._to_build is None else self._to_build.text_input
             data.preprocessor = self._preprocessor = Preprocessor.fit(data.source, data.source.spec, text)
@@ -227,7 +235,7 @@ class Trainer:
             hooks.append(ScheduleHook(schedule))
         hooks += [*self._hooks, results]
         tracking = tracking_of(config)
-        manager = checkpoints_of(config, self.task, self.device, 1 if ranks is None else ranks.world_size)
+        manager = checkpoints_of(config, self.task, model, self.device, 1 if ranks is None else ranks.world_size)
         try:
             if ranks is None:
                 hooks += tracking

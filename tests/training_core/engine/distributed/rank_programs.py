@@ -24,6 +24,8 @@ from training_core.engine.distributed import (
 )
 from training_core.engine.hooks import Validation
 from training_core.engine.loop import History, Hook, Snapshot, TrainingState, fit
+from training_core.engine.trainer.builder import TrainingConfigBuilder
+from training_core.engine.trainer.trainer import Trainer
 from training_core.engine.updates.averaging import WeightAverage
 from training_core.engine.updates.gradient import GradientUpdate
 from training_core.engine.updates.optimizers import OptimizerConfig
@@ -344,3 +346,13 @@ def _error(ranks: Ranks, name: str) -> list[str]:
     except PolychoirError as error:
         return ranks.texts_of_all(f"{type(error).__name__}: {error}")
     return []
+
+
+def train_with_trainer(ranks: Ranks) -> dict[str, float | int]:
+    """A `Trainer` in a function that was launched: its ranks are those of the launch."""
+    torch.manual_seed(0)
+    inputs = torch.randn(120, 4)
+    builder = TrainingConfigBuilder.distributed().with_training(epochs=2).with_checkpoints(directory=None)
+    config = builder.with_hardware(devices=2, device="cpu").build()
+    results = Trainer(nn.Linear(4, 2), config, TASK).train((inputs, (inputs[:, 0] > 0).long()))
+    return {"epochs": len(results.history.epochs), "ranks": ranks.world_size}

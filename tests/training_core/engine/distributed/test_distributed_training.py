@@ -119,6 +119,12 @@ def test_a_killed_rank_ends_the_training_with_a_clear_error(tmp_path: Path) -> N
 
 @pytest.mark.nightly
 @pytest.mark.slow
+def test_a_trainer_in_a_launched_function_joins_its_ranks() -> None:
+    assert launch("rank_programs:train_with_trainer", 2, timeout_seconds=60) == {"epochs": 2, "ranks": 2}
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
 def test_what_a_rank_raises_is_raised_with_its_rank(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rank 1 of 2: a shard cannot be read"):
         launch("rank_programs:fail", 2, {"how": "raises", "folder": str(tmp_path)}, timeout_seconds=60)

@@ -183,3 +183,14 @@ def test_groups_are_not_split_by_validation() -> None:
     assert parts is not None
     rest, share = (set(part.source.groups().tolist()) for part in parts)  # pyright: ignore[reportOptionalMemberAccess]
     assert len(share) == 3 and len(rest) == 9 and not rest & share
+
+
+def test_a_model_with_other_outputs_than_the_task_has_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the model gives 5 outputs per sample.*wants 3"):
+        Trainer(nn.Linear(4, 5), QUICK, TASK).train(blobs())
+
+
+def test_rows_that_cannot_be_held_back_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    results = Trainer(net(), QUICK, TASK).train(DataLoader(Blobs(), batch_size=16))
+    assert results.best_val_loss is None
+    assert "no rows are held back for validation" in caplog.text

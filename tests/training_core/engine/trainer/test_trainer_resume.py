@@ -144,3 +144,10 @@ def test_a_training_is_recorded(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         Trainer(net(), config, TASK, StopAfter(3)).train(blobs())
     assert "FAILED" in "".join(path.read_text() for path in (tmp_path / "tracking").rglob("*.jsonl"))
+
+
+def test_checkpoints_of_another_net_are_refused(tmp_path: Path) -> None:
+    config = kept(tmp_path / "checkpoints")
+    Trainer(net(), config, TASK).train(blobs())
+    with pytest.raises(ConfigError, match="of a training with other settings: model"):
+        Trainer(nn.Linear(4, 3), config, TASK).train(blobs())
