@@ -1,9 +1,10 @@
 """The base of every configuration: frozen, strict, documented beside its fields, hashable by content."""
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeGuard, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
@@ -48,7 +49,12 @@ def explain(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     for item in error.errors(include_url=False):
         key = ".".join(str(step) for step in item["loc"]) or "(top level)"
         if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key '{key}'; known keys here: {', '.join(_known_keys(model, item['loc'][:-1]))}")
+            known = _known_keys(model, item["loc"][:-1])
+            nearest = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+            parts.append(f"unknown key '{key}'; known keys here: {', '.join(known)}{hint}")
+        elif item["type"] in {"tuple_type", "list_type"}:
+            parts.append(f"'{key}' is {item['input']!r}: it must be a list, such as [{item['input']}]")
         elif item["type"] == "missing":
             parts.append(f"'{key}' is missing; it is required")
         else:
@@ -62,8 +68,14 @@ def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str
     found = model
     for step in path:
         field = found.model_fields.get(str(step))
-        nested = field.annotation if field else None
-        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+        if field is None and isinstance(step, int):
+            continue  # the place in a list whose members `found` is
+        nested = [part for part in (field.annotation, *get_args(field.annotation)) if _is_model(part)] if field else []
+        if not nested:
             break
-        found = nested
+        found = nested[0]
     return list(found.model_fields)
+
+
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -25,6 +25,10 @@ class Outer(Config):
     name: str
 
 
+class Several(Config):
+    parts: tuple[Inner, ...] = ()
+
+
 class Other(Config):
     kind: Literal["other"] = "other"
 
@@ -32,6 +36,21 @@ class Other(Config):
 def test_an_unknown_key_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml: unknown key 'inner\.widht'; known keys here: width, dropout"):
         Outer.parse({"name": "a", "inner": {"widht": 3}}, "run.yaml")
+
+
+def test_the_key_that_was_probably_meant_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'inner\.widht'.*\(did you mean 'width'\?\)"):
+        Outer.parse({"name": "a", "inner": {"widht": 3}}, "run.yaml")
+
+
+def test_a_member_of_a_list_is_told_its_own_keys() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'parts\.0\.depth'; known keys here: width, dropout$"):
+        Several.parse({"parts": [{"depth": 3}]}, "here")
+
+
+def test_what_must_be_a_list_is_shown_as_one() -> None:
+    with pytest.raises(ConfigError, match=r"'parts' is 'thick': it must be a list, such as \[thick\]"):
+        Several.parse({"parts": "thick"}, "here")
 
 
 def test_a_wrong_value_is_named_with_what_was_expected() -> None:
