@@ -44,8 +44,8 @@ def test_the_key_that_was_probably_meant_is_said() -> None:
 
 
 def test_a_member_of_a_list_is_told_its_own_keys() -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'parts\.0\.depth'; known keys here: width, dropout$"):
-        Several.parse({"parts": [{"depth": 3}]}, "here")
+    with pytest.raises(ConfigError, match=r"unknown key 'parts\.0\.colour'; known keys here: width, dropout$"):
+        Several.parse({"parts": [{"colour": 3}]}, "here")
 
 
 def test_what_must_be_a_list_is_shown_as_one() -> None:
