@@ -1,5 +1,7 @@
 """Every net trains in a stack as it trains alone: own weights, rows and settings, the same answers afterwards."""
 
+import importlib
+import warnings
 from typing import Any
 
 import pytest
@@ -115,6 +117,9 @@ def test_labels_and_values_are_learned_alike_too(task: TaskSpec) -> None:
 @pytest.mark.slow
 @DTYPES
 def test_fifty_compiled_steps_are_fifty_steps_alone(dtype: torch.dtype, tolerance: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's compiler uses what torch advises against
+        importlib.import_module("torch._inductor.compile_fx")
     config = LearnerSettings().tabular_mlp.model_copy(update={"width": 32})
     assert largest_difference(config, CLASSES, dtype, form="compiled") <= tolerance
 

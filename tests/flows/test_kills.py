@@ -65,6 +65,7 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in found if "training_core.isolation" in child.cmdline()]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_group_whose_process_dies_twice_costs_its_learners_not_the_run(source: Path, tmp_path: Path) -> None:
     slow = ("--set=training.epochs=2000", "--set=training.patience=2000", "--set=budget.group_size=3", "--json")
