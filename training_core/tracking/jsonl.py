@@ -19,6 +19,7 @@ from training_core.tracking.protocol import (
     RunStatus,
     TrackedDataset,
     new_run_id,
+    write_text_within,
 )
 
 
@@ -70,12 +71,7 @@ class JsonLinesTracker:
         Raises:
             ConfigError: `name` leads out of the run's folder.
         """
-        folder = self._root / run_id / "artifacts"
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise ConfigError(f"'{name}' leads out of the run's folder; give a relative name such as 'report.html'")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path = write_text_within(self._root / run_id / "artifacts", name, text)
         self._write(run_id, "artifact", path=str(path), folder="")
 
     def log_artifact(self, run_id: str, path: Path, folder: str = "") -> None:

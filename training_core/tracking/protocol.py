@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from training_core.config import Config, canonical_json
+from training_core.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,6 +179,20 @@ class Live(Protocol):
 def new_run_id() -> str:
     """An id that starts with the time, so that folders sort."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:12]}"
+
+
+def write_text_within(folder: Path, name: str, text: str) -> Path:
+    """Write a text to `name` in the folder of a run; where it is.
+
+    Raises:
+        ConfigError: `name` leads out of the folder.
+    """
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ConfigError(f"'{name}' leads out of the run's folder; give a relative name such as 'report.html'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def flat_params(settings: Mapping[str, Any]) -> dict[str, str]:

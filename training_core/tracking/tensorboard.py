@@ -14,6 +14,7 @@ from training_core.tracking.protocol import (
     RunStatus,
     TrackedDataset,
     new_run_id,
+    write_text_within,
 )
 
 _FLUSH_SECONDS = 5
@@ -103,11 +104,7 @@ class TensorBoardTracker:
         """
         with self._lock:
             folder = self._folder(run_id)
-            path = (folder / name).resolve()
-            if not path.is_relative_to(folder.resolve()):
-                raise ConfigError(f"'{name}' leads out of the run's folder; give a relative name such as 'report.html'")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path = write_text_within(folder, name, text)
             if path.suffix in {".txt", ".md"}:
                 self._events(folder).text(name, text if path.suffix == ".md" else _verbatim(text))
 

@@ -17,6 +17,7 @@ from training_core.tracking.protocol import (
     RunStatus,
     TrackedDataset,
     new_run_id,
+    write_text_within,
 )
 
 _ENVIRONMENT = {
@@ -98,12 +99,7 @@ class WandbTracker:
             ConfigError: `name` leads out of the run's folder.
         """
         with self._lock:
-            folder = Path(self._run(run_id).dir).resolve()
-            path = (folder / name).resolve()
-            if not path.is_relative_to(folder):
-                raise ConfigError(f"'{name}' leads out of the run's folder; give a relative name such as 'report.html'")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text_within(Path(self._run(run_id).dir), name, text)
 
     def log_artifact(self, run_id: str, path: Path, folder: str = "") -> None:
         """A copy of a file or a folder among the run's files."""
