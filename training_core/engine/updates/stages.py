@@ -40,7 +40,34 @@ class HasWeights(Protocol):
         ...
 
 
-class StagesHook(Hook):
+class _InStages(Hook):
+    """A hook that does something anew whenever an epoch begins another stage."""
+
+    def __init__(self, stages: Sequence[Stage | CurriculumStage]) -> None:
+        self._lengths = [stage.epochs for stage in stages]
+        self._stage: int | None = None
+
+    def on_epoch_start(self, state: TrainingState, model: Any) -> None:
+        """Enter the stage of this epoch, when it is not the one of the epoch before."""
+        stage = _stage_of(state.epoch, self._lengths)
+        if stage != self._stage:
+            self._enter(stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the stage; None before the first epoch."""
+        return {"stage": self._stage}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Enter the stage that training was in; it may go on in the middle of an epoch."""
+        if state["stage"] is not None:
+            self._enter(state["stage"])
+
+    def _enter(self, stage: int) -> None:
+        """Make things as stage number `stage`, from 0, wants them."""
+        self._stage = stage
+
+
+class StagesHook(_InStages):
     """Freezes parameters and multiplies the learning rate, stage by stage.
 
     A frozen parameter gets no gradient, so neither weight decay nor momentum moves it, and its optimiser state waits.
@@ -50,9 +77,9 @@ class StagesHook(Hook):
 
     def __init__(self, stages: Sequence[Stage], update: HasLrMultiplier) -> None:
         """Let `stages` follow each other, for a model that `update` changes."""
+        super().__init__(stages)
         self._stages = stages
         self._update = update
-        self._stage: int | None = None
         self._trainable: dict[str, nn.Parameter] = {}
 
     def on_training_start(self, state: TrainingState, model: nn.Module) -> None:
@@ -73,29 +100,15 @@ class StagesHook(Hook):
             if all(_is_frozen(name, stage) for name in self._trainable):
                 raise ConfigError(f"{state.name}: stage {number} freezes every parameter; leave one to train")
 
-    def on_epoch_start(self, state: TrainingState, model: nn.Module) -> None:
-        """Enter the stage of this epoch, when it is not the one of the epoch before."""
-        stage = _stage_of(state.epoch, [stage.epochs for stage in self._stages])
-        if stage != self._stage:
-            self._enter(stage)
-
     def on_training_end(self, state: TrainingState, model: nn.Module) -> None:
         """Let all parameters require gradients that did when training began."""
         for parameter in self._trainable.values():
             parameter.requires_grad_(True)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the stage; None before the first epoch."""
-        return {"stage": self._stage}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Enter the stage that training was in; it may go on in the middle of an epoch."""
-        if state["stage"] is not None:
-            self._enter(state["stage"])
-
     def _enter(self, stage: int) -> None:
-        """Make parameters and learning rate those of stage number `stage`, from 0."""
-        self._stage, entered = stage, self._stages[stage]
+        """Make parameters and learning rate those of the stage."""
+        super()._enter(stage)
+        entered = self._stages[stage]
         self._update.lr_multiplier = entered.lr_multiplier
         for name, parameter in self._trainable.items():
             frozen = _is_frozen(name, entered)
@@ -104,7 +117,7 @@ class StagesHook(Hook):
                 parameter.grad = None
 
 
-class CurriculumHook(Hook):
+class CurriculumHook(_InStages):
     """Changes what the objectives of a weighted sum count, stage by stage; 0 leaves one out altogether.
 
     The training loss of one stage is not comparable to that of another; watch an objective that stays, or the terms.
@@ -116,28 +129,13 @@ class CurriculumHook(Hook):
         Raises:
             ConfigError: a stage names an objective there is not, or leaves none that counts.
         """
+        super().__init__(stages)
         self._objective = objective
-        self._stages = stages
-        self._stage: int | None = None
         self._weights = [self._weights_of(number, stage) for number, stage in enumerate(stages, start=1)]
 
-    def on_epoch_start(self, state: TrainingState, model: Any) -> None:
-        """Enter the stage of this epoch, when it is not the one of the epoch before."""
-        stage = _stage_of(state.epoch, [stage.epochs for stage in self._stages])
-        if stage != self._stage:
-            self._enter(stage)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the stage; None before the first epoch."""
-        return {"stage": self._stage}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Enter the stage that training was in; it may go on in the middle of an epoch."""
-        if state["stage"] is not None:
-            self._enter(state["stage"])
-
     def _enter(self, stage: int) -> None:
-        self._stage = stage
+        """Make the objectives count what the stage says."""
+        super()._enter(stage)
         self._objective.set_weights(self._weights[stage])
 
     def _weights_of(self, number: int, stage: CurriculumStage) -> dict[str, float]:
