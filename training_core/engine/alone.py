@@ -21,7 +21,7 @@ from training_core.engine.training import TrainingConfig
 from training_core.engine.updates.averaging import KeepAverage, WeightAverage
 from training_core.engine.updates.estimator_update import EstimatorUpdate
 from training_core.engine.updates.gradient import GradientUpdate
-from training_core.engine.updates.schedules import LrSchedule, ScheduleHook, build_schedule
+from training_core.engine.updates.schedules import LrSchedule, ScheduleHook, training_schedule
 from training_core.engine.updates.stages import StagesHook
 from training_core.engine.watching.profiling import Watch
 from training_core.objectives import Objective, Supervised
@@ -105,18 +105,6 @@ def build_update(
     )
 
 
-def build_learner_schedule(prepared: PreparedLearner) -> LrSchedule:
-    """The learning rate of a learner over its training."""
-    training = prepared.training
-    per_epoch = -(-prepared.num_batches // training.accumulation)
-    return build_schedule(
-        training.schedule,
-        total_updates=training.epochs * per_epoch,
-        updates_per_epoch=per_epoch,
-        warmup_epochs=training.warmup_epochs,
-    )
-
-
 def class_weights(task: TaskSpec, training: TrainingConfig, target: np.ndarray) -> tuple[float, ...] | None:
     """What samples of each class count, by the settings and the raw training target; None: all alike.
 
@@ -144,7 +132,7 @@ def _fit_net(
     weights = None if target is None else class_weights(encoding.spec.task, training, target)
     objective, judge = build_objectives(encoding.spec.task, training, weights)
     stream = open_stream(prepared.rows, encoding, prepared.batching, device)
-    schedule = build_learner_schedule(prepared)
+    schedule = training_schedule(training, prepared.num_batches)
     average = WeightAverage(training.ema_decay) if training.ema_decay > 0 else None
     update = build_update(training, objective, schedule, average)
     listening: list[Hook] = [StagesHook(training.stages, update)] if training.stages else []

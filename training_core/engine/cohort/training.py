@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from training_core.data.streams.batching import Batching
-from training_core.engine.alone import Trained, build_learner_schedule, build_objectives, class_weights, going_on
+from training_core.engine.alone import Trained, build_objectives, class_weights, going_on
 from training_core.engine.cohort.choice import FormChoice, choose_form
 from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.row_optimizers import why_no_row_optimizer
@@ -18,6 +18,7 @@ from training_core.engine.cohort.update import CohortUpdate
 from training_core.engine.cohort.validation import CohortValidation
 from training_core.engine.loop import Hook, fit
 from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
+from training_core.engine.updates.schedules import training_schedule
 from training_core.engine.watching.profiling import Watch
 from training_core.objectives import Objective
 from training_core.seeding import torch_seeded
@@ -60,7 +61,7 @@ class Stack:
         """
         members, training = self._members, self._members[0].training
         objective, judge = _objectives(members)
-        schedules = [build_learner_schedule(member) for member in members]
+        schedules = [training_schedule(member.training, member.num_batches) for member in members]
         stacked = StackedModel(self._nets)
         update = CohortUpdate(
             objective,

@@ -15,7 +15,7 @@ from training_core.engine.trainer.config import TrainerConfig
 from training_core.engine.training import TrainingConfig
 from training_core.engine.updates.averaging import WeightAverage
 from training_core.engine.updates.gradient import GradientUpdate
-from training_core.engine.updates.schedules import LrSchedule, build_schedule
+from training_core.engine.updates.schedules import LrSchedule, training_schedule
 from training_core.engine.watching.tracking_hook import TrackingHook
 from training_core.errors import ConfigError
 from training_core.objectives import Objective
@@ -39,13 +39,7 @@ def schedule_of(training: TrainingConfig, stream: Stream[Batch]) -> LrSchedule |
             f"the schedule '{training.schedule}' needs to know how many batches an epoch has, and this stream has no "
             "length; set `training.schedule` to none and `warmup_epochs` to 0, or give data with a length"
         )
-    per_epoch = -(-len(stream) // training.accumulation)  # pyright: ignore[reportArgumentType]
-    return build_schedule(
-        training.schedule,
-        total_updates=training.epochs * per_epoch,
-        updates_per_epoch=per_epoch,
-        warmup_epochs=training.warmup_epochs,
-    )
+    return training_schedule(training, len(stream))  # pyright: ignore[reportArgumentType]
 
 
 def update_of(

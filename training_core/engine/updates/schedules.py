@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training_core.engine.loop import Hook, TrainingState
-from training_core.engine.training import ScheduleKind
+from training_core.engine.training import ScheduleKind, TrainingConfig
 from training_core.errors import ConfigError
 
 _FIRST_CYCLE_EPOCHS = 10  # of cosine restarts; each further cycle lasts twice as long as the one before
@@ -237,3 +237,18 @@ def build_schedule(
 def _along_cosine(start: float, end: float, share: float) -> float:
     """From `start` to `end` along half a cosine, as `share` goes from 0 to 1."""
     return end + (start - end) / 2 * (math.cos(math.pi * share) + 1)
+
+
+def training_schedule(training: TrainingConfig, num_batches: int) -> LrSchedule:
+    """The schedule that the settings describe, for epochs of `num_batches` batches.
+
+    Raises:
+        ConfigError: as `build_schedule`.
+    """
+    per_epoch = -(-num_batches // training.accumulation)
+    return build_schedule(
+        training.schedule,
+        total_updates=training.epochs * per_epoch,
+        updates_per_epoch=per_epoch,
+        warmup_epochs=training.warmup_epochs,
+    )
