@@ -156,7 +156,7 @@ def plan_cohorts(jobs: Sequence[Job], workers: int, group_size: int) -> tuple[Co
         group_size: learners, or companies of learners that stay together, in a group; more where there are fewer groups
             than workers otherwise.
     """
-    companies = [part for alike in _likely_companies(jobs) for part in _shared_out(alike, workers)]
+    companies = [part for alike in _likely_stacks(jobs) for part in _shared_out(alike, workers)]
     num_groups = min(len(companies), max(math.ceil(len(companies) / group_size), workers))
     groups: list[list[list[Job]]] = [[] for _ in range(num_groups)]
     for company in sorted(companies, key=lambda company: (-_predicted_seconds(company), company[0].name)):
@@ -169,7 +169,7 @@ def plan_cohorts(jobs: Sequence[Job], workers: int, group_size: int) -> tuple[Co
     )
 
 
-def _likely_companies(jobs: Sequence[Job]) -> list[list[Job]]:
+def _likely_stacks(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs whose nets may train together, each list in the order of the jobs; those of estimators by themselves."""
     companies: dict[str, list[Job]] = {}
     for job in jobs:
