@@ -21,11 +21,11 @@ PATIENCE = 1.5
 EXPERIMENT = {
     "experiment_id": "1",
     "name": "polychoir",
-    "artifact_location": "file:///tmp/x",
+    "artifact_location": "file:///elsewhere",
     "lifecycle_stage": "active",
 }
 INFO = {"run_id": "abc123", "run_uuid": "abc123", "experiment_id": "1", "status": "RUNNING", "start_time": 0,
-        "artifact_uri": "file:///tmp/x", "lifecycle_stage": "active", "run_name": "train"}  # fmt: skip
+        "artifact_uri": "file:///elsewhere", "lifecycle_stage": "active", "run_name": "train"}  # fmt: skip
 
 
 class Server(ThreadingHTTPServer):
