@@ -8,8 +8,8 @@ from training_core.data.quality.plots import availability_matrix, feature_band, 
 from training_core.data.quality.problems import Finding
 from training_core.data.quality.report import QualityReport, TargetSummary
 from training_core.data.quality.streaming import EXACT_DISTINCT
-from training_core.data.quality.style import STYLE
 from training_core.data.quality.summary import CategorySummary, ModalitySummary, NumericSummary, TextSummary
+from training_core.pages.document import document
 
 _CLASSES_SHOWN = 40
 _COLUMNS_SHOWN = 60  # per modality; more are in the JSON
@@ -34,12 +34,7 @@ def write_html(report: QualityReport, name: str) -> str:
         parts.append(f"<h2>Target</h2>{_target(report.target)}")
     parts += [_modality(modality, report.profile.num_rows) for modality in report.profile.modalities]
     parts.append(f'<p class="foot">{html.escape(_method(report))}</p>')
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{html.escape(name)}: data quality</title><style>{STYLE}</style>"
-    )
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    return document(f"{name}: data quality", parts)
 
 
 def to_markdown(report: QualityReport, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The style sheet of the quality page: light and dark, wide and narrow screens, print."""
+"""The style sheet of every page: light and dark, wide and narrow screens, print."""
 
 STYLE = """
 :root{--text:#1c2430;--soft:#5b6675;--line:#e3e8ef;--page:#fff;--card:#f8f9fb;--bar:#4c78a8;--rest:#e3e8ef;
@@ -22,6 +22,27 @@ border-top:1px solid var(--line);border-left:3px solid var(--warning);margin-bot
 .kind code{display:block;font-weight:400;color:var(--soft);background:none;padding:0}
 .advice,.rows{color:var(--soft);font-size:.88rem} .subject{font-family:ui-monospace,monospace;font-size:.82rem;
 text-align:right}
+.scroll{overflow-x:auto} .plain{overflow-wrap:break-word;border-collapse:collapse;font-size:.88rem;min-width:50%}
+.plain th{text-align:left;font-weight:600;border-bottom:2px solid var(--rest);vertical-align:bottom}
+.plain td,.plain th{padding:.28rem 1.2rem .28rem 0} .plain td{border-bottom:1px solid var(--line);vertical-align:top}
+.plain .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap} .unused td{color:var(--soft)}
+.plain code{word-break:break-all} pre{font-size:.8rem;overflow-x:auto} details{margin:.6rem 0}
+.note{color:var(--soft);font-size:.88rem;max-width:46rem;margin:.2rem 0 .8rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(21rem,1fr));gap:.8rem 1.6rem;margin:.4rem 0 1rem}
+.chart{margin:0;min-width:0} .chart.wide{margin:.4rem 0 1rem}
+figcaption{font-weight:600;font-size:.9rem;margin-bottom:.2rem}
+.chart svg{width:100%;height:auto;display:block} .chart text{font:11px system-ui,sans-serif;fill:var(--soft)}
+.chart text.name{fill:var(--text);font-size:12px} .chart .grid{stroke:var(--line)}
+.chart .diagonal{stroke:var(--soft);stroke-dasharray:4 4} .chart .gap{stroke:var(--rest);stroke-width:3}
+.chart .bar{stroke:var(--bar);stroke-width:5;opacity:.28;stroke-linecap:round}
+.chart polyline{stroke-width:2} .chart polyline.first{stroke:var(--bar)} .chart circle.first{fill:var(--bar)}
+.chart polygon.first{fill:var(--bar);opacity:.16}
+.chart polyline.second{stroke:var(--second)} .chart circle.second{fill:var(--second)}
+.chart polygon.second{fill:var(--second);opacity:.14} .chart polyline.third{stroke:var(--third)}
+.chart circle.third{fill:var(--third)} .chart polygon.third{fill:var(--third);opacity:.14}
+.chart polyline.fourth{stroke:var(--soft)} .chart circle.fourth{fill:var(--soft)}
+.legend.series .second::before{background:var(--second)} .legend.series .third::before{background:var(--third)}
+.legend.series .fourth::before{background:var(--soft)}
 .matrix{border-collapse:collapse;width:100%} .matrix th{text-align:left;font-weight:600;padding:.3rem .8rem .3rem 0}
 .matrix small{display:block;font-weight:400;color:var(--soft)}
 .matrix td{padding:.3rem .8rem .3rem 0;border-top:1px solid var(--line);font-size:.85rem;min-width:6rem;
@@ -54,5 +75,5 @@ font-variant-numeric:tabular-nums}
 background:var(--bar);vertical-align:-.05rem}
 @media(max-width:46rem){.finding{grid-template-columns:1fr} .subject{text-align:left;order:-1}
 .ranking.wide .rank{grid-template-columns:6rem 1fr 6rem}}
-@media print{.card,.finding{break-inside:avoid}}
+@media print{.card,.finding,.chart{break-inside:avoid}}
 """
