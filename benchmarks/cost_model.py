@@ -1,9 +1,10 @@
 """Measure what a unit of work takes for each kind of learner, and print the table of `selection/cost_model.py`.
 
-Run with one thread: `OMP_NUM_THREADS=1 python benchmarks/cost_model.py`. Takes about a minute.
+Run with one thread: `OMP_NUM_THREADS=1 python benchmarks/cost_model.py [kind …]`. Takes a minute or two.
 """
 
 import platform
+import sys
 import time
 from datetime import date
 
@@ -24,7 +25,7 @@ def world(kind: str, num_rows: int, width: int, num_classes: int) -> tuple[DataS
     """A classification problem of one modality in which classes overlap a little."""
     draws = np.random.default_rng(0)
     target = draws.integers(0, num_classes, num_rows)
-    shape = (1, width, width) if kind == "image" else () if kind == "text" else (width,)
+    shape = {"image": (1, width, width), "text": (), "sequence": (width, 4)}.get(kind, (width,))
     if kind == "text":
         picks = draws.integers(0, len(WORDS), (num_rows, width)) // (1 + target[:, None])
         values = np.array([" ".join(WORDS[i] for i in row) for row in picks], dtype=object)
@@ -66,13 +67,15 @@ def rate(points: list[tuple[float, float]]) -> tuple[float, float, float]:
     return float(start), float(per_unit), float(np.max(np.maximum(off, 1 / off)))
 
 
-def main() -> None:
+def main(wanted: list[str]) -> None:
     torch.set_num_threads(1)
     print(f"# {date.today()}, {platform.machine()}, one thread")
     for member in members(LearnerConfig):
+        if wanted and kind_of(member) not in wanted:
+            continue
         learner = parse_variant(LearnerConfig, {"kind": kind_of(member)}, "benchmark")
-        kind = next(k for k in ("vector", "image", "text") if k in learner.modality_kinds)
-        kind = "text" if kind_of(member) == "tfidf_linear" else kind
+        kind = next(k for k in ("vector", "image", "sequence") if k in learner.modality_kinds)
+        kind = "text" if kind_of(member) in ("tfidf_linear", "text_net") else kind
         spec, samples = world(kind, 100, 8, 3)
         train_learner(learner, HeldSamples(samples, spec), None, spec, {}, TrainingConfig(epochs=1), 0)
         start, per_unit, off = rate(measure(learner, kind, epochs=4))
@@ -82,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

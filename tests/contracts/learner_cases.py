@@ -33,9 +33,14 @@ TASKS = pytest.mark.parametrize("task", [CLASSES, LABELS, VALUES], ids=lambda ta
 QUICK: dict[str, dict[str, Any]] = {
     "extra_trees": {"num_trees": 12},
     "hist_boosting": {"max_rounds": 12},
+    "lightgbm": {"max_rounds": 12, "learning_rate": 0.3},
     "tabular_mlp": {"width": 32},
     "image_cnn": {"channels": 8},
     "fusion_net": {"width": 16},
+    "tabular_transformer": {"width": 16},
+    "tabular_resnet": {"width": 32},
+    "sequence_net": {"width": 16},
+    "text_net": {"embedding_width": 16, "width": 16},
 }
 CONFIGS: list[Any] = [member.parse(QUICK.get(kind_of(member), {}), "test") for member in members(LearnerConfig)]
 NETS = [config for config in CONFIGS if config.family == "net"]

@@ -65,10 +65,8 @@ def first(batch: Batch, count: int) -> Batch:
 
 
 def nets_of(config: Any, spec: DataSpec, dtype: torch.dtype) -> list[nn.Module]:
-    if "dropout" in type(config).model_fields:
-        config = config.model_copy(
-            update={"dropout": 0.0}
-        )  # masks are drawn for all at once: alike in law, not in bits
+    # Masks are drawn for all at once: alike in law, not in bits.
+    config = config.model_copy(update={name: 0.0 for name in type(config).model_fields if name.endswith("dropout")})
     return [config.build(spec, seed).to(dtype) for seed in range(NUM_LEARNERS)]
 
 

@@ -11,8 +11,13 @@ from training_core.learners.extra_trees import ExtraTreesConfig
 from training_core.learners.fusion_net import FusionNetConfig
 from training_core.learners.hist_boosting import HistBoostingConfig
 from training_core.learners.image_cnn import ImageCNNConfig
+from training_core.learners.lightgbm import LightGBMConfig
 from training_core.learners.linear import LinearConfig
+from training_core.learners.sequence_net import SequenceNetConfig
 from training_core.learners.tabular_mlp import TabularMLPConfig
+from training_core.learners.tabular_resnet import TabularResNetConfig
+from training_core.learners.tabular_transformer import TabularTransformerConfig
+from training_core.learners.text_net import TextNetConfig
 from training_core.learners.tfidf_linear import TfidfLinearConfig
 
 __all__ = [
@@ -24,8 +29,13 @@ __all__ = [
     "LearnerBase",
     "LearnerConfig",
     "LearnerSettings",
+    "LightGBMConfig",
     "LinearConfig",
+    "SequenceNetConfig",
     "TabularMLPConfig",
+    "TabularResNetConfig",
+    "TabularTransformerConfig",
+    "TextNetConfig",
     "TfidfLinearConfig",
 ]
 
@@ -33,8 +43,13 @@ LearnerConfig = Annotated[
     TabularMLPConfig
     | ImageCNNConfig
     | FusionNetConfig
+    | TabularTransformerConfig
+    | TabularResNetConfig
+    | SequenceNetConfig
+    | TextNetConfig
     | LinearConfig
     | HistBoostingConfig
+    | LightGBMConfig
     | ExtraTreesConfig
     | TfidfLinearConfig,
     Field(discriminator="kind"),
@@ -47,7 +62,12 @@ class LearnerSettings(Config):
     tabular_mlp: TabularMLPConfig = TabularMLPConfig()
     image_cnn: ImageCNNConfig = ImageCNNConfig()
     fusion_net: FusionNetConfig = FusionNetConfig()
+    tabular_transformer: TabularTransformerConfig = TabularTransformerConfig()
+    tabular_resnet: TabularResNetConfig = TabularResNetConfig()
+    sequence_net: SequenceNetConfig = SequenceNetConfig()
+    text_net: TextNetConfig = TextNetConfig()
     linear: LinearConfig = LinearConfig()
     hist_boosting: HistBoostingConfig = HistBoostingConfig()
+    lightgbm: LightGBMConfig = LightGBMConfig()
     extra_trees: ExtraTreesConfig = ExtraTreesConfig()
     tfidf_linear: TfidfLinearConfig = TfidfLinearConfig()

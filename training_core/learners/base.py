@@ -29,6 +29,10 @@ class LearnerBase(Config):
     """How text must be encoded for it."""
     meets_missing: ClassVar[bool] = False
     """Whether it is trained with modalities dropped at random, so that it may vote when some are absent."""
+    method: ClassVar[str | None] = None
+    """What it does, in the plural, where several kinds do the same and so make like mistakes; None: its own thing."""
+    distribution: ClassVar[str | None] = None
+    """The distribution that trains it, where that is none of those every learner needs: its version decides too."""
     quality_prior: ClassVar[float]
     """How accurate this kind tends to be, 0..1, before anything was measured on the data at hand."""
 

@@ -26,7 +26,7 @@ class DesignMatrix:
     Args:
         spec: The encoded spec.
         max_one_hot: Codes of up to so many categories become 0/1 columns (code 0, unknown, is all zeros); those of
-            more stay one column of codes. None: all become 0/1 columns.
+            more stay one column of codes. None: all become 0/1 columns. Not together with `text`.
         missing_as_nan: See above.
         text: How text becomes numbers; None when there is no text.
     """
@@ -47,7 +47,12 @@ class DesignMatrix:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether matrices are CSR: they are when there is text, or more 0/1 columns than are worth storing."""
+        """Whether matrices are CSR: they are when there is text, or more 0/1 columns than are worth storing.
+
+        Never with `max_one_hot`: those who ask for it are trees, which look at columns one by one.
+        """
+        if self.max_one_hot is not None:
+            return False
         one_hot_columns = sum(sum(self._one_hot_widths(modality)) for modality in self.spec.modalities)
         return bool(self._texts) or one_hot_columns > MAX_DENSE_ONE_HOT
 
@@ -69,8 +74,8 @@ class DesignMatrix:
         """The matrix of `samples`, float64, dense or CSR; never without a column (one of zeros if need be)."""
         blocks: list[Any] = [self._block(modality, samples) for modality in self.spec.modalities]
         blocks += [samples.available[name][:, None].astype(np.float64) for name in self._indicated]
-        blocks = [block for block in blocks if block.shape[1]] or [np.zeros((len(samples), 1))]
-        return self._join(blocks)
+        blocks = [block for block in blocks if block.shape[1]]
+        return self._join(blocks or [self._zeros(len(samples))])
 
     def learnt(self) -> dict[str, Any]:
         """What `fit` found, as plain values and arrays."""
@@ -112,6 +117,12 @@ class DesignMatrix:
         widths = self._one_hot_widths(modality)
         replaced = sum(1 for width in widths if width)
         return 0 if modality.kind == "text" else modality.num_features - replaced + sum(widths)
+
+    def _zeros(self, num_rows: int) -> Any:
+        """One column of zeros."""
+        from scipy.sparse import csr_matrix
+
+        return csr_matrix((num_rows, 1), dtype=np.float64) if self.is_sparse else np.zeros((num_rows, 1))
 
     def _join(self, blocks: list[Any]) -> Any:
         from scipy.sparse import csr_matrix, hstack

@@ -118,7 +118,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         convolution = nn.Conv1d if dimensions == 1 else nn.Conv2d
         size = 5 if dimensions == 1 else 3
-        self.norms = nn.ModuleList([_group_norm(num_in), _group_norm(num_out)])
+        self.norms = nn.ModuleList([group_norm(num_in), group_norm(num_out)])
         self.first = convolution(num_in, num_out, size, stride=stride, padding=size // 2, bias=False)
         self.second = convolution(num_out, num_out, size, padding=size // 2, bias=False)
         changes = stride > 1 or num_in != num_out
@@ -147,7 +147,7 @@ class ImageTrunk(nn.Module):
             blocks.append(ResidualBlock(channels, 2 * channels, 2, dimensions=2))
             channels, side = 2 * channels, math.ceil(side / 2)
         self.blocks = nn.Sequential(*blocks)
-        self.norm = _group_norm(channels)
+        self.norm = group_norm(channels)
         self.width = 2 * channels
 
     def forward(self, values: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class SequenceEncoder(nn.Module):
         self.stem = nn.Conv1d(num_features, width, 5, padding=2)
         strides = [2 if num_steps >= 16 else 1, 2 if num_steps >= 32 else 1]
         self.blocks = nn.Sequential(*(ResidualBlock(width, width, stride, dimensions=1) for stride in strides))
-        self.norm = _group_norm(width)
+        self.norm = group_norm(width)
         self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, width))
 
     def forward(self, values: Tensor) -> Tensor:
@@ -233,5 +233,6 @@ def embedding_parameters(modality: ModalitySpec) -> float:
     return float((modality.vocabulary_size or 2**15) * TOKEN_WIDTH) if modality.kind == "text" else 0.0
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Normalisation of `channels` channels in up to 8 groups; keeps no statistics."""
     return nn.GroupNorm(math.gcd(MAX_NORM_GROUPS, channels), channels)

@@ -1,15 +1,16 @@
 """Multimodal fusion: one encoder per modality, and attention over what they say and what is missing."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from training_core.learners.attention import AttentionBlock
 from training_core.learners.base import LearnerBase, input_width
 from training_core.learners.encoders import blank, embedding_parameters, encoder_work, make_encoder
+from training_core.learners.foretelling import Foretelling
 from training_core.learners.net_cost import training_cost
 from training_core.quantities import PositiveInt, Rate
 from training_core.schema import DataSpec, ModalityKind
@@ -34,6 +35,8 @@ class FusionNetConfig(LearnerBase):
     """Attention heads; they share the width."""
     dropout: Rate = 0.1
     """Share of hidden units left out in each training step."""
+    fill_missing: bool = False
+    """Where a modality is missing, its token also says what those that are there foretell of it."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -52,6 +55,8 @@ class FusionNetConfig(LearnerBase):
         encoders = sum(encoder_work(modality, self.width) for modality in spec.modalities)
         block_weights = 8.0 * self.width**2 * self.num_blocks
         forward = encoders + block_weights * (1 + len(spec.modalities))
+        if self.fill_missing:
+            forward += 2.0 * self.width**2 * len(spec.modalities) ** 2
         embedded = sum(embedding_parameters(modality) for modality in spec.modalities)
         numbers = sum(input_width(modality) for modality in spec.modalities)
         return training_cost(forward, encoders + block_weights, embedded, numbers, num_rows, epochs)
@@ -76,53 +81,36 @@ class FusionNet(nn.Module):
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Dropout(config.dropout), nn.Linear(width, spec.task.num_outputs)
         )
+        self.foretelling = Foretelling(len(self.names), width) if config.fill_missing else None
 
-    def tokens(self, inputs: Mapping[str, Tensor], available: Tensor) -> Tensor:
-        """Latent tokens [B, M, W] of the modalities; the learned missing token where one is absent."""
-        tokens = []
-        for i, (name, encoder, norm) in enumerate(zip(self.names, self.encoders, self.norms, strict=True)):
-            there = available[:, i]
-            token = norm(encoder(blank(inputs[name], there))) + self.identity[i]
-            tokens.append(torch.where(there.unsqueeze(-1), token, self.missing[i]))
-        return torch.stack(tokens, dim=1)
+    def latents(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """What the encoders say of each modality, normalised, [B, M, W]; of one that is not `present`, anything."""
+        return torch.stack(self._encode(inputs, present), dim=1)
+
+    def answer(self, latents: Tensor, available: Tensor) -> Tensor:
+        """Raw outputs [B, num_outputs] of latents [B, M, W], those that are not `available` [B, M] left unread."""
+        return self._fuse(latents.unbind(dim=1), available)
 
     def forward(self, inputs: Mapping[str, Tensor], available: Tensor) -> Tensor:
         """Raw outputs [B, num_outputs] of encoded inputs and their availability [B, M]."""
-        tokens = self.tokens(inputs, available)
-        question = self.question.expand(tokens.shape[0], 1, -1)
-        tokens = torch.cat([question, tokens], dim=1)
+        return self._fuse(self._encode(inputs, available), available)
+
+    def _encode(self, inputs: Mapping[str, Tensor], present: Tensor) -> list[Tensor]:
+        parts = zip(self.names, self.encoders, self.norms, strict=True)
+        return [norm(encoder(blank(inputs[name], present[:, i]))) for i, (name, encoder, norm) in enumerate(parts)]
+
+    def _fuse(self, latents: Sequence[Tensor], available: Tensor) -> Tensor:
+        missing: Sequence[Tensor] = self.missing.unbind()
+        if self.foretelling is not None:
+            missing = (self.missing + self.foretelling.fill(torch.stack(tuple(latents), dim=1), available)).unbind(
+                dim=1
+            )
+        tokens = [
+            torch.where(available[:, i].unsqueeze(-1), latent + self.identity[i], missing[i])
+            for i, latent in enumerate(latents)
+        ]
+        question = self.question.expand(len(available), 1, -1)
+        tokens = torch.cat([question, torch.stack(tokens, dim=1)], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         return self.head(tokens[:, 0])
-
-
-class AttentionBlock(nn.Module):
-    """Pre-norm attention and feed-forward layer (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
-
-    Attention is spelled out as matrix products: the fused kernel for the CPU has no batching rule, so a stack of
-    nets would run it in a loop.
-    """
-
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.mix = nn.Linear(width, width)
-        self.forward_norm = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
-        )
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T, W] to [B, T, W]."""
-        tokens = tokens + self.dropout(self.mix(self._attend(self.attention_norm(tokens))))
-        return tokens + self.dropout(self.feed_forward(self.forward_norm(tokens)))
-
-    def _attend(self, tokens: Tensor) -> Tensor:
-        batch, length, width = tokens.shape
-        heads = self.query_key_value(tokens).reshape(batch, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, T, W / heads]
-        scores = query @ key.transpose(-2, -1) / math.sqrt(width // self.num_heads)
-        return (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, length, width)

@@ -7,9 +7,9 @@ import numpy as np
 
 from training_core.learners.base import spec_width
 from training_core.learners.binning import bin_edges, to_bins
+from training_core.learners.boosting import UNJUDGED_ROUNDS, all_rounds, hold_out, num_leaves, tried_fraction
 from training_core.learners.design_matrix import TREE_ONE_HOT, DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
-from training_core.learners.folds import deal_folds
 from training_core.learners.linear_fit import sigmoid, softmax
 from training_core.learners.saved_state import read_array
 from training_core.learners.saved_trees import Trees, pack_boosted, restore_trees
@@ -21,16 +21,13 @@ if TYPE_CHECKING:
 
 MAX_BINS = 63
 """A quarter of the usual number costs no accuracy that could be measured, and a third of the time."""
-VALIDATION_FOLDS = 7
-"""One row in seven judges when to stop."""
-UNJUDGED_ROUNDS = 50
-"""Rounds when there are too few rows to hold any out."""
 
 
 class HistBoostingConfig(EstimatorConfig):
     """Histogram gradient boosting that finds its own number of rounds, then learns from all rows."""
 
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "image", "sequence"})
+    method: ClassVar[str | None] = "boosted trees"
     quality_prior: ClassVar[float] = 0.75
 
     kind: Literal["hist_boosting"] = "hist_boosting"
@@ -43,7 +40,7 @@ class HistBoostingConfig(EstimatorConfig):
 
     def leaves(self, num_rows: int) -> int:
         """Leaves of a tree for so many rows."""
-        return self.max_leaves or min(max(num_rows // 200, 7), 31)
+        return self.max_leaves or num_leaves(num_rows)
 
     def build(self, spec: DataSpec, seed: int) -> "HistBoostingEstimator":
         """A fresh estimator for the encoded `spec`."""
@@ -125,7 +122,8 @@ class HistBoostingEstimator(Estimator):
         self, matrix: np.ndarray, target: np.ndarray, weight: np.ndarray | None, groups: np.ndarray | None, output: int
     ) -> "HistGradientBoostingClassifier | HistGradientBoostingRegressor":
         """Find the number of rounds on rows held out, then boost that often on all rows."""
-        held_out = self._hold_out(target, groups, output)
+        classes = None if self.spec.task.kind == "regression" else target
+        held_out = hold_out(len(target), classes, groups, self.rng(f"rounds-{output}"))
         if held_out is None:
             rounds = min(UNJUDGED_ROUNDS, self.config.max_rounds)
         else:
@@ -139,23 +137,11 @@ class HistBoostingEstimator(Estimator):
                 y_val=target[held_out],
                 sample_weight_val=None if weight is None else weight[held_out],
             )
-            # Scores are negative losses, the first that of no round at all; more rows bear as many more rounds.
-            best = max(int(np.argmax(trial.validation_score_)), 1)
-            rounds = math.ceil(best * VALIDATION_FOLDS / (VALIDATION_FOLDS - 1))
+            # Scores are negative losses, the first that of no round at all.
+            rounds = all_rounds(int(np.argmax(trial.validation_score_)))
         return self._model(len(target), rounds, early_stopping=False).fit(
             _without_empty_columns(matrix), target, weight
         )
-
-    def _hold_out(self, target: np.ndarray, groups: np.ndarray | None, output: int) -> np.ndarray | None:
-        """Which rows judge when to stop, bool [N]; None when there are too few."""
-        classes = None if self.spec.task.kind == "regression" else target
-        folds = deal_folds(len(target), VALIDATION_FOLDS, self.rng(f"rounds-{output}"), classes, groups)
-        if folds is None:
-            return None
-        held_out = folds == 0
-        if classes is not None:  # a class that would be held out whole is learnt from instead
-            held_out &= np.isin(classes, classes[~held_out])
-        return held_out if held_out.any() else None
 
     def _model(
         self, num_rows: int, rounds: int, *, early_stopping: bool
@@ -184,11 +170,3 @@ def _without_empty_columns(matrix: np.ndarray) -> np.ndarray:
     """Columns without a single number made constant: scikit-learn cannot bin them, and no tree splits a constant."""
     empty = np.isnan(matrix).all(axis=0)
     return np.where(empty, np.float32(0), matrix) if empty.any() else matrix
-
-
-def tried_fraction(num_columns: int) -> float:
-    """Share of columns each split looks at: all of a few, about 8 of some, a tenth of many.
-
-    Trying few makes trees differ and a wide table quick: on 649 columns a tenth was both the fastest and the best.
-    """
-    return min(max(0.1, 8 / max(num_columns, 1)), 1.0)

@@ -1,5 +1,6 @@
 """Regularised linear model of all columns: the first baseline, quick, well calibrated, hard to beat on small data."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -7,19 +8,22 @@ import numpy as np
 from training_core.learners.base import spec_width
 from training_core.learners.design_matrix import DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
-from training_core.learners.linear_fit import LinearFit, fit_linear, sigmoid, softmax
-from training_core.learners.saved_state import read_array, read_number
+from training_core.learners.linear_fit import sigmoid, softmax
+from training_core.learners.linear_model import LinearModel, learn_models, restore_models, save_models
 from training_core.quantities import PositiveFloat
-from training_core.schema import DataSpec, ModalityKind, Samples
+from training_core.schema import DataSpec, ModalityKind, Samples, TaskKind
 
 PASSES = 600
 """Passes over the data of a fit that chooses its own strength: about 4 strengths x 3 folds x 50 rounds."""
+COLUMN_START: Mapping[TaskKind, float] = dict.fromkeys(("classification", "multilabel", "regression"), 10.0)
+"""Where the search for the penalty of standardised columns begins."""
 
 
 class LinearConfig(EstimatorConfig):
-    """Logistic or ridge regression."""
+    """Logistic or ridge regression; ratings (a target of up to 10 values) are the value expected of a logistic one."""
 
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "image", "sequence"})
+    method: ClassVar[str | None] = "linear models"
     quality_prior: ClassVar[float] = 0.55
 
     kind: Literal["linear"] = "linear"
@@ -29,7 +33,7 @@ class LinearConfig(EstimatorConfig):
     def build(self, spec: DataSpec, seed: int) -> "LinearEstimator":
         """A fresh estimator for the encoded `spec`."""
         self.require(spec)
-        return LinearEstimator(spec, seed, DesignMatrix(spec), self.strength, start=10.0)
+        return LinearEstimator(spec, seed, DesignMatrix(spec), self.strength, start=COLUMN_START)
 
     def estimate_cost(self, spec: DataSpec, num_rows: int, epochs: int) -> tuple[float, float]:
         """Every pass multiplies the matrix with the coefficients twice; three copies of the matrix are alive."""
@@ -41,17 +45,24 @@ class LinearEstimator(Estimator):
     """A linear model on a design matrix; also the second half of TF-IDF learners."""
 
     def __init__(
-        self, spec: DataSpec, seed: int, design: DesignMatrix, strength: float | None, *, start: float
+        self,
+        spec: DataSpec,
+        seed: int,
+        design: DesignMatrix,
+        strength: float | None,
+        *,
+        start: Mapping[TaskKind, float],
     ) -> None:
         super().__init__(spec, seed)
         self.design = design
         self.strength = strength
         self.start = start
-        self.fitted: LinearFit | None = None
+        self.models: tuple[LinearModel, ...] = ()
+        """One for all outputs; one for each when they are ratings. Empty before `fit`."""
 
     def _learn(self, samples: Samples, target: np.ndarray, weight: np.ndarray | None) -> None:
         matrix = self.design.fit(samples).transform(samples)
-        self.fitted = fit_linear(
+        self.models = learn_models(
             self.spec.task.kind,
             matrix,
             target,
@@ -63,20 +74,16 @@ class LinearEstimator(Estimator):
         )
 
     def _answer(self, samples: Samples) -> np.ndarray:
-        assert self.fitted is not None, "predict before fit"
-        raw = self.fitted.raw(self.design.transform(samples))
+        assert self.models, "predict before fit"
+        matrix = self.design.transform(samples)
+        raw = np.concatenate([model.raw(matrix) for model in self.models], axis=1)
         kind = self.spec.task.kind
         return raw if kind == "regression" else softmax(raw) if kind == "classification" else sigmoid(raw)
 
     def _learnt(self) -> dict[str, Any]:
-        assert self.fitted is not None, "save before fit"
-        return {"design": self.design.learnt(), **vars(self.fitted)}
+        assert self.models, "save before fit"
+        return {"design": self.design.learnt(), "models": save_models(self.models)}
 
     def _restore(self, learnt: dict[str, Any]) -> None:
         self.design.restore(learnt["design"])
-        num_outputs = len(self._active)
-        self.fitted = LinearFit(
-            read_array(learnt, "coefficients", np.float64, self.design.num_columns, num_outputs),
-            read_array(learnt, "intercepts", np.float64, num_outputs),
-            read_number(learnt, "strength"),
-        )
+        self.models = restore_models(learnt["models"], self.design.num_columns, len(self._active))

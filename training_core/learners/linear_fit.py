@@ -12,6 +12,8 @@ from training_core.learners.folds import deal_folds
 from training_core.schema import TaskKind
 
 NUM_FOLDS = 3
+NUM_SCORE_FOLDS = 5
+"""Folds of out-of-fold scores: each model sees four fifths of the rows, nearly as many as there will be."""
 STEP = 3.0
 """Strengths tried lie this factor apart: the loss is flat enough around its minimum not to look closer."""
 MAX_STEPS = 8
@@ -61,21 +63,73 @@ def fit_linear(
     num_outputs = int(target.max()) + 1 if task == "classification" else target.shape[1]
     fit = _fit_ridge if task == "regression" else _fit_logistic
     if strength is None:
-        rows = np.arange(len(target))
-        if len(rows) > MAX_SEARCH_ROWS[task]:
-            rows = np.sort(rng.choice(rows, MAX_SEARCH_ROWS[task], replace=False))
-        groups = None if groups is None else groups[rows]
-        folds = deal_folds(len(rows), NUM_FOLDS, rng, target[rows] if task == "classification" else None, groups)
-        if folds is None:
-            strength = start
-        else:
-            part = (matrix[rows], target[rows], None if weight is None else weight[rows])
-
-            def judge(candidate: float) -> float:
-                return _cross_validate(task, fit, *part, folds, num_outputs, candidate)
-
-            strength = walk_down(judge, start)
+        strength = choose_strength(task, matrix, target, weight, groups=groups, rng=rng, start=start)
     return fit(matrix, target, weight, num_outputs, strength)
+
+
+def fit_out_of_fold(
+    task: TaskKind,
+    matrix: Any,
+    target: np.ndarray,
+    weight: np.ndarray | None,
+    *,
+    groups: np.ndarray | None,
+    rng: np.random.Generator,
+    start: float,
+) -> tuple[LinearFit, np.ndarray]:
+    """The mean of the models of five folds, and what each says of the rows it did not see, float64 [N, outputs].
+
+    Raw outputs are linear in the coefficients, so the mean model gives the mean of the models' raw outputs. Arguments
+    as for `fit_linear`, whose search chooses one strength for all folds. With too few rows to split, the model says 0
+    of every row: what it said of rows it has seen would be taken for more than it is worth.
+    """
+    num_outputs = int(target.max()) + 1 if task == "classification" else target.shape[1]
+    fit = _fit_ridge if task == "regression" else _fit_logistic
+    classes = target if task == "classification" else None
+    folds = deal_folds(len(target), NUM_SCORE_FOLDS, rng, classes, groups)
+    if folds is None:
+        nothing = LinearFit(np.zeros((matrix.shape[1], num_outputs)), np.zeros(num_outputs), start)
+        return nothing, np.zeros((len(target), num_outputs))
+    strength = choose_strength(task, matrix, target, weight, groups=groups, rng=rng, start=start)
+    raw, fits = np.zeros((len(target), num_outputs)), []
+    for fold in range(NUM_SCORE_FOLDS):
+        inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        fits.append(
+            fit(matrix[inside], target[inside], None if weight is None else weight[inside], num_outputs, strength)
+        )
+        raw[outside] = fits[-1].raw(matrix[outside])
+    mean = LinearFit(
+        np.mean([one.coefficients for one in fits], axis=0), np.mean([one.intercepts for one in fits], axis=0), strength
+    )
+    return mean, raw
+
+
+def choose_strength(
+    task: TaskKind,
+    matrix: Any,
+    target: np.ndarray,
+    weight: np.ndarray | None,
+    *,
+    groups: np.ndarray | None,
+    rng: np.random.Generator,
+    start: float,
+) -> float:
+    """The penalty with the least cross-validated log loss or squared error; `start` with too few rows to split."""
+    num_outputs = int(target.max()) + 1 if task == "classification" else target.shape[1]
+    fit = _fit_ridge if task == "regression" else _fit_logistic
+    rows = np.arange(len(target))
+    if len(rows) > MAX_SEARCH_ROWS[task]:
+        rows = np.sort(rng.choice(rows, MAX_SEARCH_ROWS[task], replace=False))
+    groups = None if groups is None else groups[rows]
+    folds = deal_folds(len(rows), NUM_FOLDS, rng, target[rows] if task == "classification" else None, groups)
+    if folds is None:
+        return start
+    part = (matrix[rows], target[rows], None if weight is None else weight[rows])
+
+    def judge(candidate: float) -> float:
+        return _cross_validate(task, fit, *part, folds, num_outputs, candidate)
+
+    return walk_down(judge, start)
 
 
 def walk_down(loss: Callable[[float], float], start: float) -> float:

@@ -109,6 +109,44 @@ def pack_boosted(trees: "Sequence[TreePredictor]", num_columns: int) -> Trees:
     )
 
 
+def pack_lightgbm(models: Sequence[str], num_columns: int) -> tuple[Trees, np.ndarray]:
+    """The trees of LightGBM models, and of which model each is, int64 [trees].
+
+    Models are in LightGBM's own text form; their trees give one value each, and none may split on categories. In that
+    form a negative child -1 - k is leaf k. The form also says how a split took missing numbers in training: where it
+    met none (bits 2 and 3 of its type), LightGBM takes a missing number for 0.
+    """
+    model_of_tree, blocks = [], []
+    for i, model in enumerate(models):
+        for block in model.split("\nTree=")[1:]:
+            lines = (line.partition("=") for line in block.split("\n\n")[0].splitlines()[1:])
+            fields = {name: np.array(values.split(), dtype=np.float64) for name, _, values in lines}
+            if fields["num_cat"][0]:
+                raise ValueError("trees that split on categories cannot be kept")
+            blocks.append(fields)
+            model_of_tree.append(i)
+    num_leaves = np.array([len(fields["leaf_value"]) for fields in blocks])
+    # Inner nodes of a tree as they are numbered, which is parents first; then its leaves.
+    leaf = np.concatenate([np.arange(2 * n - 1) >= n - 1 for n in num_leaves])
+
+    def of_nodes(name: str) -> np.ndarray:
+        """An array of inner nodes, 0 for leaves."""
+        values = np.zeros(len(leaf))
+        values[~leaf] = np.concatenate([fields[name] for fields in blocks])
+        return values
+
+    own_leaves = np.repeat(num_leaves, 2 * num_leaves - 1)
+    left, right = (
+        np.where(child < 0, own_leaves - 2 - child, child) for child in map(of_nodes, ("left_child", "right_child"))
+    )
+    kind, threshold = of_nodes("decision_type").astype(np.int64), of_nodes("threshold")
+    missing_left = np.where(kind >> 2 & 3, kind >> 1 & 1, threshold >= 0)
+    values = np.concatenate([fields["leaf_value"] for fields in blocks])[:, None]
+    split = (of_nodes("split_feature"), threshold, missing_left)
+    trees = _pack(2 * num_leaves - 1, leaf, (left, right), split, values, num_columns)
+    return trees, np.array(model_of_tree)
+
+
 def _pack(
     sizes: np.ndarray,
     leaf: np.ndarray,

@@ -21,6 +21,7 @@ class TabularMLPConfig(LearnerBase):
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "text"})
     text_input: ClassVar[Literal["strings", "tokens"]] = "tokens"
     meets_missing: ClassVar[bool] = True
+    method: ClassVar[str | None] = "dense nets"
     quality_prior: ClassVar[float] = 0.6
 
     kind: Literal["tabular_mlp"] = "tabular_mlp"

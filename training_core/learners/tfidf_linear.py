@@ -6,6 +6,7 @@ from training_core.learners.base import num_texts, spec_width
 from training_core.learners.design_matrix import DesignMatrix
 from training_core.learners.estimator import EstimatorConfig
 from training_core.learners.linear import PASSES, LinearEstimator
+from training_core.learners.linear_model import TEXT_START
 from training_core.learners.text_features import TextFeaturesConfig
 from training_core.quantities import PositiveFloat
 from training_core.schema import DataSpec, ModalityKind
@@ -17,9 +18,13 @@ WORK_PER_TEXT = 200_000
 
 
 class TfidfLinearConfig(EstimatorConfig):
-    """Logistic or ridge regression on TF-IDF weights, together with any other modality."""
+    """Logistic or ridge regression on TF-IDF weights, together with any other modality.
+
+    Ratings (a target of up to 10 values) are the value expected of a logistic regression.
+    """
 
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"text", "vector", "tabular", "image", "sequence"})
+    method: ClassVar[str | None] = "linear models"
     quality_prior: ClassVar[float] = 0.75
 
     kind: Literal["tfidf_linear"] = "tfidf_linear"
@@ -36,9 +41,7 @@ class TfidfLinearConfig(EstimatorConfig):
     def build(self, spec: DataSpec, seed: int) -> LinearEstimator:
         """A fresh estimator for the encoded `spec`, its texts as strings."""
         self.require(spec)
-        # Rows of TF-IDF have length 1, so their coefficients are large and bear less of a penalty than others'.
-        start = 2.0 if spec.task.kind == "regression" else 0.3
-        return LinearEstimator(spec, seed, DesignMatrix(spec, text=self.text), self.strength, start=start)
+        return LinearEstimator(spec, seed, DesignMatrix(spec, text=self.text), self.strength, start=TEXT_START)
 
     def estimate_cost(self, spec: DataSpec, num_rows: int, epochs: int) -> tuple[float, float]:
         """Taking texts apart, then passes over what is not zero; three copies of the matrix are alive."""

@@ -83,6 +83,11 @@ class _Candidate(NamedTuple):
     cost: Cost
     utility: float
 
+    @property
+    def method(self) -> str:
+        """What it does: the same for kinds that do the same."""
+        return self.learner.method or self.kind
+
 
 def choose_learners(
     bags: Sequence[Bag],
@@ -91,11 +96,14 @@ def choose_learners(
     epochs: int,
     settings: LearnerSettings,
     config: SelectionConfig,
+    max_bytes: float | None = None,
 ) -> tuple[Choice, ...]:
     """The learners of every bag, in the order of the bags; the same arguments give the same choices.
 
     A kind's utility is its prior quality, less what its predicted time and memory weigh in the strategy. Of the kinds
-    nearly as good as the best one, the one used least so far is taken, so that over the bags an ensemble mixes kinds.
+    nearly as good as the best one, one whose method was used least so far is taken, so that over the bags an ensemble
+    mixes methods, and of the kinds of a method the one used least. A bag gets the same method twice only when no
+    other is left.
 
     Args:
         bags: to choose for.
@@ -104,6 +112,7 @@ def choose_learners(
         epochs: at most, for nets.
         settings: how each kind is built.
         config: what counts.
+        max_bytes: kinds that are predicted to take more memory are not eligible; None: no limit.
 
     Raises:
         ConfigError: no kind is eligible for a bag; its modalities and each kind's reason are named.
@@ -111,12 +120,14 @@ def choose_learners(
     used: Counter[str] = Counter()
     choices: list[Choice] = []
     for bag in bags:
-        left = _eligible(bag, spec, num_rows, epochs, settings, config)
+        left = _eligible(bag, spec, num_rows, epochs, settings, config, max_bytes)
         num_eligible = len(left)
+        taken: set[str] = set()
         for _ in range(min(config.learners_per_bag, num_eligible)):
-            best = max(candidate.utility for candidate in left)
-            near = [candidate for candidate in left if candidate.utility >= best - _NEAR]
-            order = sorted(near, key=lambda candidate: (used[candidate.kind], -candidate.utility))
+            fresh = [candidate for candidate in left if candidate.method not in taken] or left
+            best = max(candidate.utility for candidate in fresh)
+            near = [candidate for candidate in fresh if candidate.utility >= best - _NEAR]
+            order = sorted(near, key=lambda c: (used[c.method], used[c.kind], -c.utility))
             order += sorted((c for c in left if c not in near), key=lambda c: -c.utility)
             chosen = order[0]
             runner_up = order[1].kind if len(order) > 1 else None
@@ -126,20 +137,27 @@ def choose_learners(
                         "bag": bag.name,
                         "learner": chosen.learner,
                         "num_copies": config.net_copies if chosen.learner.family == "net" else 1,
-                        "reason": _reason(chosen, near, num_eligible, used[chosen.kind], config.strategy),
+                        "reason": _reason(chosen, near, num_eligible, used[chosen.method], config.strategy),
                         "predicted_seconds": chosen.cost.seconds,
                         "predicted_bytes": chosen.cost.bytes,
                         "runner_up": runner_up,
                     }
                 )
             )
-            used[chosen.kind] += 1
+            used.update({chosen.kind, chosen.method})
+            taken.add(chosen.method)
             left.remove(chosen)
     return tuple(choices)
 
 
 def _eligible(
-    bag: Bag, spec: DataSpec, num_rows: int, epochs: int, settings: LearnerSettings, config: SelectionConfig
+    bag: Bag,
+    spec: DataSpec,
+    num_rows: int,
+    epochs: int,
+    settings: LearnerSettings,
+    config: SelectionConfig,
+    max_bytes: float | None,
 ) -> list[_Candidate]:
     """Kinds that can learn the bag, in the order of the registry."""
     own = spec.select(bag.modalities, bag_features(bag, spec))
@@ -151,8 +169,13 @@ def _eligible(
         learner: LearnerBase = getattr(settings, kind)
         if reason := learner.supports(own):
             refused.append(f"{kind}: {reason}")
+            continue
+        cost = predict_cost(learner, own, num_rows, epochs)
+        if max_bytes is not None and cost.bytes > max_bytes:
+            most = format_bytes(max_bytes)
+            refused.append(f"{kind}: it would take about {format_bytes(cost.bytes)} of memory, `memory_mb` is {most}")
         else:
-            fitting.append((kind, learner, predict_cost(learner, own, num_rows, epochs)))
+            fitting.append((kind, learner, cost))
     if not fitting:
         modalities = ", ".join(f"{modality.name} ({modality.kind})" for modality in own.modalities)
         raise ConfigError(
@@ -187,6 +210,11 @@ def _reason(chosen: _Candidate, near: list[_Candidate], num_eligible: int, times
         return f"{chosen.kind} is the best of the kinds left by '{strategy}' ({facts})."
     others = ", ".join(candidate.kind for candidate in near if candidate is not chosen)
     return (
-        f"{chosen.kind} is about as good as {others} by '{strategy}' ({facts}) and was used least before "
+        f"{chosen.kind} is about as good as {others} by '{strategy}' ({facts}) and {_named(chosen)} used least before "
         f"({times_used} times), which keeps the ensemble diverse."
     )
+
+
+def _named(chosen: _Candidate) -> str:
+    """Who was used least: the kind itself, or all kinds of its method."""
+    return f"{chosen.learner.method} were" if chosen.learner.method else "was"

@@ -124,3 +124,25 @@ def test_more_rows_are_predicted_to_take_longer():
     few, many = (predict_cost(LinearConfig(), SPEC.select(["vec"]), num_rows, 10) for num_rows in (1000, 100_000))
     assert many.seconds > 2 * few.seconds
     assert many.bytes > few.bytes
+
+
+def test_a_bag_gets_different_methods_while_there_are_others():
+    for choices in (choose(), choose(SelectionConfig(learners_per_bag=3, strategy="accuracy"))):
+        for bag in bags():
+            methods = [c.learner.method or c.learner.kind for c in choices if c.bag == bag.name]
+            assert len(set(methods)) == len(methods)
+    twins = choose(SelectionConfig(include=("hist_boosting", "lightgbm")), [vec_bag()])
+    assert {choice.learner.kind for choice in twins} == {"hist_boosting", "lightgbm"}  # no other is left
+
+
+def test_kinds_of_one_method_take_turns_and_count_together():
+    same = [vec_bag().model_copy(update={"name": f"bag-{i}"}) for i in range(8)]
+    config = SelectionConfig(
+        learners_per_bag=1, strategy="accuracy", include=("hist_boosting", "lightgbm", "extra_trees")
+    )
+    choices = choose(config, same)
+    kinds_used = [choice.learner.kind for choice in choices]
+    assert kinds_used.count("extra_trees") == 4  # not a third: the other two make like mistakes
+    assert kinds_used.count("hist_boosting") == kinds_used.count("lightgbm") == 2
+    assert any("boosted trees were used least" in choice.reason for choice in choices)
+    assert any("and was used least" in choice.reason for choice in choices)
