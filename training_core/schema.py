@@ -224,6 +224,9 @@ class Batch:
     weight: "torch.Tensor | None" = None
     rows: "torch.Tensor | None" = field(default=None, repr=False)
     """Positions of the samples in the stream's data, int64 [B]."""
+    present: "torch.Tensor | None" = field(default=None, repr=False)
+    """What is really there, bool [B, M], where `available` is only what a net is shown of it in this step; None where
+    nothing is hidden, or nobody asked."""
 
     def __len__(self) -> int:
         return len(self.available)
@@ -236,6 +239,7 @@ class Batch:
             target=None if self.target is None else self.target.clone(),
             weight=None if self.weight is None else self.weight.clone(),
             rows=None if self.rows is None else self.rows.clone(),
+            present=None if self.present is None else self.present.clone(),
         )
 
 

@@ -18,6 +18,7 @@ from training_core.engine.prepare import LearnerRequest
 from training_core.engine.train import train_learners
 from training_core.engine.training import TrainingConfig
 from training_core.learners import FusionNetConfig, ImageCNNConfig, LearnerConfig, TabularMLPConfig
+from training_core.objectives.denoising import OBJECTIVES, DenoisingConfig
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-6
@@ -52,8 +53,11 @@ RUNS: dict[str, tuple[LearnerConfig, tuple[str, ...], dict[str, object], int]] =
         {"schedule": "one_cycle", "warmup_epochs": 1.0, "accumulation": 2, "batch_size": 16, "ema_decay": 0.9},
         1,
     ),
+    "fusion_net_denoised": (FUSION, EVERYTHING, {"modality_dropout": 0.9, "modality_dropout_schedule": "uniform"}, 1),
 }
 """By name: the learner, its modalities, its settings over the base, and how many of it are trained."""
+DENOISED = DenoisingConfig(enabled=True, objectives=OBJECTIVES, strategy="adaptive")
+"""What a run called denoised learns beside its target."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,7 @@ def train(name: str, dataset: Dataset) -> list[History]:
             {},
             training,
             seed,
+            denoising=DENOISED if "denoised" in name else DenoisingConfig(),
         )
         for seed in range(copies)
     ]

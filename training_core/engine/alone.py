@@ -13,6 +13,7 @@ from training_core.data.streams.encoded import OneBatch
 from training_core.engine.checkpoints.environment import Environment
 from training_core.engine.checkpoints.hook import CheckpointHook
 from training_core.engine.checkpoints.manager import CheckpointManager
+from training_core.engine.denoising import DenoisingWeights
 from training_core.engine.hooks import ProgressHook, Validation
 from training_core.engine.loop import History, Hook, Snapshot, fit
 from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
@@ -26,6 +27,7 @@ from training_core.engine.updates.stages import StagesHook
 from training_core.engine.watching.profiling import Watch
 from training_core.objectives import Objective, Supervised
 from training_core.objectives.balance import balanced_class_weights
+from training_core.objectives.denoising import SupervisedAndDenoising, ask_inner_net
 from training_core.schema import TaskSpec
 from training_core.seeding import torch_seeded
 
@@ -56,7 +58,7 @@ def train_alone(
     request = prepared.request
     hooks: list[Hook] = [] if request.on_epoch is None else [ProgressHook(request.on_epoch)]
     if isinstance(prepared.model, nn.Module):
-        history = _fit_net(prepared, prepared.model.to(device), hooks, checkpoints, watch)
+        history = _fit_net(prepared, prepared.trained_net(device), hooks, checkpoints, watch)
     else:
         everything = OneBatch(prepared.preprocessor.encode(prepared.rows.samples()))
         history = fit(prepared.model, everything, EstimatorUpdate(), hooks, epochs=1, name=request.name)
@@ -64,16 +66,19 @@ def train_alone(
 
 
 def build_objectives(
-    task: TaskSpec, training: TrainingConfig, weights: Sequence[float] | None
+    task: TaskSpec, training: TrainingConfig, weights: Sequence[float] | None, denoised: bool = False
 ) -> tuple[Objective, Objective]:
-    """What a net is trained towards, and what it is judged by: the same without label smoothing.
+    """What a net is trained towards, and what it is judged by: its target alone, without label smoothing.
 
     Args:
         task: what is predicted.
         training: the settings.
         weights: of the classes, see `class_weights`.
+        denoised: whether it is a `DenoisedNet`, which learns of its modalities too.
     """
     smoothed = Supervised(task, training.label_smoothing, weights, training.loss)
+    if denoised:
+        return SupervisedAndDenoising(smoothed), Supervised(task, 0.0, weights, training.loss, ask_inner_net)
     return smoothed, Supervised(task, 0.0, weights, training.loss)
 
 
@@ -130,12 +135,15 @@ def _fit_net(
     training, encoding, device = prepared.training, prepared.preprocessor, next(net.parameters()).device
     target = prepared.rows.target()
     weights = None if target is None else class_weights(encoding.spec.task, training, target)
-    objective, judge = build_objectives(encoding.spec.task, training, weights)
+    denoising = prepared.denoising
+    objective, judge = build_objectives(encoding.spec.task, training, weights, denoising is not None)
     stream = open_stream(prepared.rows, encoding, prepared.batching, device)
     schedule = training_schedule(training, prepared.num_batches)
     average = WeightAverage(training.ema_decay) if training.ema_decay > 0 else None
     update = build_update(training, objective, schedule, average)
     listening: list[Hook] = [StagesHook(training.stages, update)] if training.stages else []
+    if denoising is not None:
+        listening.append(DenoisingWeights(denoising))
     if prepared.judged is not None:
         judged = open_stream(prepared.judged, encoding, Batching(VALIDATION_ROWS, shuffle=False), device)
         listening.append(Validation(judge, judged, training.patience, average))

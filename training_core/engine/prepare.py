@@ -1,5 +1,6 @@
 """What has to be there before a learner can train: its rows, its encoding, and the learner itself, not yet trained."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,9 @@ from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.errors import DataError
 from training_core.learners import Estimator, LearnerConfig
+from training_core.objectives.denoising import DenoisedNet, DenoisingConfig, why_not_denoised
 from training_core.schema import DataSpec
+from training_core.seeding import torch_seeded
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 """Called after each epoch with its number, from 1, and its metrics."""
@@ -22,6 +25,8 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 VALIDATION_ROWS = 256  # rows per forward pass when no gradients are kept
 _MIN_ABSENT_ROWS = 10
 _MIN_ABSENT_SHARE = 0.02
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class LearnerRequest:
     """Told of every epoch; an estimator has one, without metrics."""
     label: str = ""
     """Whose request this is, where several are alike."""
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    """What a net learns of its modalities beside the target; others do not read it."""
 
     @property
     def name(self) -> str:
@@ -78,6 +85,8 @@ class PreparedLearner:
     """The validation rows likewise; None when there are none, and for an estimator."""
     training: TrainingConfig
     """The settings that hold for it: without modality dropout where there is nothing to drop."""
+    denoising: DenoisingConfig | None = None
+    """The denoising that holds for it; None where there is none."""
 
     @property
     def architecture(self) -> str:
@@ -87,12 +96,32 @@ class PreparedLearner:
     @property
     def batching(self) -> Batching:
         """How its rows are cut into batches."""
-        return Batching(self.training.batch_size, self.request.seed, modality_dropout=self.training.modality_dropout)
+        return Batching(
+            self.training.batch_size,
+            self.request.seed,
+            modality_dropout=self.training.modality_dropout,
+            dropout_schedule=self.training.modality_dropout_schedule,
+            notes_presence=self.denoising is not None,
+        )
 
     @property
     def num_batches(self) -> int:
         """Of an epoch."""
         return self.batching.num_batches(len(self.rows))
+
+    def trained_net(self, device: str) -> nn.Module:
+        """The net as it trains, on `device`: with the parts denoising needs around `model` itself, where it holds.
+
+        Raises:
+            TypeError: it is an estimator.
+        """
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"{self.request.name} is no net")
+        net = self.model.to(device)
+        if self.denoising is None:
+            return net
+        with torch_seeded(self.request.seed, "denoising"):
+            return DenoisedNet(net, self.preprocessor.spec, self.denoising).to(device)
 
     def finish(self, device: str) -> TrainedLearner:
         """What it is after training."""
@@ -122,6 +151,9 @@ def prepare(request: LearnerRequest) -> PreparedLearner:
     is_net = isinstance(model, nn.Module)
     drops = is_net and config.meets_missing and len(spec.modalities) > 1
     judged = request.validation if is_net else None
+    why_not = why_not_denoised(model, preprocessor.spec, request.denoising)
+    if why_not is not None and request.denoising.enabled:
+        _log.info("%s trains without denoising: %s", request.name, why_not)
     return PreparedLearner(
         request=request,
         preprocessor=preprocessor,
@@ -129,6 +161,7 @@ def prepare(request: LearnerRequest) -> PreparedLearner:
         rows=rows,
         judged=None if judged is None else _rows_with_any(judged, spec, features),
         training=request.training if drops else request.training.model_copy(update={"modality_dropout": 0.0}),
+        denoising=None if why_not is not None else request.denoising,
     )
 
 

@@ -17,6 +17,7 @@ from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.engine.updates.memory import release_memory
 from training_core.engine.watching.profiling import Watch
+from training_core.errors import DeadlineError
 from training_core.learners import LearnerConfig
 from training_core.schema import DataSpec
 
@@ -24,6 +25,8 @@ Outcome = Trained | Exception
 """What came of a learner, or why nothing did."""
 OnStart = Callable[[Sequence[int]], Path | None]
 """Told which requests, by their positions, begin to train together; answers where their checkpoints go, if anywhere."""
+Admit = Callable[[Sequence[int]], bool]
+"""Asked whether there is time to train these requests, by their positions, together."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ def train_in_units(
     device: str = "cpu",
     on_start: OnStart | None = None,
     watch: Watch | None = None,
+    admit: Admit = lambda positions: True,
 ) -> Iterator[dict[int, Outcome]]:
     """Train learners in units, each a single one or a stack, and give what came of each unit as soon as it is there.
 
@@ -81,23 +85,37 @@ def train_in_units(
         device: where to train nets.
         on_start: told of every unit before it begins.
         watch: measures the trainings of nets, by the labels of their requests.
+        admit: asked before a unit is trained. Where there is no time for all of a unit, those of its members are
+            trained alone that there is time for.
 
     Yields:
-        What came of the members of a unit, by their positions in `requests`.
+        What came of the members of a unit, by their positions in `requests`; `DeadlineError` of those there was no
+        time for.
     """
-    for positions in _likely_companies(requests):
+    for company in _likely_companies(requests):
+        positions = [position for position in company if admit((position,))]
+        if late := [position for position in company if position not in positions]:
+            yield _too_late(late)
         prepared, failed = _prepare_all(requests, positions)
         if failed:
             yield failed
         for unit in share_out(prepared, device):
-            stack = _open(unit, prepared, device)
+            stack = _open(unit, prepared, device) if admit(unit.members) else "there is no time to train it with others"
             if isinstance(stack, Stack):
                 folder = None if on_start is None else on_start(unit.members)
                 yield _train_stack(stack, unit, prepared, device, folder, watch)
                 continue
             for position in unit.members:
+                if not admit((position,)):
+                    yield _too_late((position,))
+                    continue
                 folder = None if on_start is None else on_start((position,))
                 yield {position: _train_one(prepared[position], stack, device, folder, watch)}
+
+
+def _too_late(positions: Sequence[int]) -> dict[int, Outcome]:
+    """What comes of requests that there is no time for."""
+    return {position: DeadlineError("there was not enough time left to train it") for position in positions}
 
 
 def _likely_companies(requests: Sequence[LearnerRequest]) -> list[list[int]]:

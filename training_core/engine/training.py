@@ -3,6 +3,7 @@
 from typing import Literal
 
 from training_core.config import Config
+from training_core.data.streams.batching import DropoutSchedule
 from training_core.engine.updates.optimizers import OptimizerConfig, OptimizerKind
 from training_core.quantities import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
@@ -66,6 +67,9 @@ class TrainingConfig(Config):
     modality_dropout: Rate = 0.3
     """Probability that a net does not see a modality of a sample in a step; one modality always stays. Above 0, a net
     learns to answer with modalities absent."""
+    modality_dropout_schedule: DropoutSchedule = "constant"
+    """How that probability, then the highest there is, depends on sample and epoch. uniform: drawn for each sample and
+    epoch, evenly from 0 up. linear: growing from 0 over ten epochs."""
     stages: tuple[Stage, ...] = ()
     """Stretches with parts of the net frozen or the learning rate changed, one after the other."""
     stacking: Stacking = "measured"

@@ -81,9 +81,13 @@ class Supervised:
         Raises:
             DataError: there is no target, or outputs and targets do not fit the loss.
         """
+        return self.judge(self._forward(model, batch), batch)
+
+    def judge(self, raw: Tensor, batch: Batch) -> Loss:
+        """The loss of raw outputs that a model gave for `batch`; errors as when it is called."""
         if batch.target is None:
             raise DataError("a batch to learn from, or to judge by, has no target")
-        raw, target, weight = self._forward(model, batch), batch.target, batch.weight
+        target, weight = batch.target, batch.weight
         if raw.dtype in _HALF:
             raw = raw.float()  # mixed precision: what a model answers in few bits is not summed up in few bits
         shapes = (raw.shape[1:], target.shape[1:])

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,14 @@ from torch import Tensor
 from training_core.errors import DataError
 from training_core.schema import Batch
 from training_core.seeding import torch_generator
+
+DropoutSchedule = Literal["constant", "uniform", "linear"]
+"""constant: one rate for all. uniform: a sample's rate is drawn evenly from 0 up to it, anew in every epoch, so that
+every number of absences is met. linear: it grows from 0 over the first epochs (Neverova et al. 2015, arXiv:1501.00102,
+whose nets meet absences gradually)."""
+RAMP_EPOCHS = 10
+"""Epochs over which the rate grows: long enough for encoders to find something in what they see, and over before early
+stopping ends a usual training."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,10 @@ class Batching:
     """Leave out the last batch of an epoch when it is not full, and with several ranks the rows that do not divide."""
     modality_dropout: float = 0.0
     """Probability that an epoch does not show a modality that a sample has; drawn anew for every epoch."""
+    dropout_schedule: DropoutSchedule = "constant"
+    """How that probability depends on the sample and the epoch, of which it is the highest; see `DropoutSchedule`."""
+    notes_presence: bool = False
+    """Batches say in `present` what a sample has, beside what of it is shown."""
     rank: int = 0
     """Which of `world_size` processes this is; each gets its own share of the rows of every epoch."""
     world_size: int = 1
@@ -71,8 +83,18 @@ class Batching:
         if self.modality_dropout == 0:
             return available
         # For all rows at once: per batch, half a dozen tiny operations would cost more than the rest of the loading.
-        draw = torch.rand(available.shape, generator=self.generator("modality dropout", epoch))
-        return drop_modalities(available, self.modality_dropout, draw.to(available.device))
+        source = self.generator("modality dropout", epoch)
+        draw = torch.rand(available.shape, generator=source)
+        rate: float | Tensor = self.modality_dropout
+        if self.dropout_schedule == "linear":
+            rate *= min(1.0, epoch / RAMP_EPOCHS)
+        elif self.dropout_schedule == "uniform":
+            rate = rate * torch.rand(len(available), 1, generator=source).to(available.device)
+        return drop_modalities(available, rate, draw.to(available.device))
+
+    def noting_presence(self, data: Batch) -> Batch:
+        """The rows of a stream, with what is really there beside what may be hidden, where that is asked for."""
+        return replace(data, present=data.available) if self.notes_presence else data
 
     def generator(self, name: str, epoch: int, *numbers: int) -> torch.Generator:
         """The generator of that name for an epoch. On the CPU whatever the device, so that all devices draw alike."""
@@ -141,14 +163,14 @@ class EpochStream(ABC):
         """The batches of an epoch, from number `first` on."""
 
 
-def drop_modalities(available: Tensor, rate: float, draw: Tensor) -> Tensor:
+def drop_modalities(available: Tensor, rate: float | Tensor, draw: Tensor) -> Tensor:
     """Hide each available modality with probability `rate`, but never the last one of a sample.
 
     A sample whose modalities would all go keeps the available one with the highest draw, so each is as likely.
 
     Args:
         available: bool [row, modality].
-        rate: probability in [0, 1).
+        rate: probability in [0, 1), of all rows or of each, [row, 1].
         draw: uniform in [0, 1), [row, modality].
 
     Returns:
@@ -156,5 +178,5 @@ def drop_modalities(available: Tensor, rate: float, draw: Tensor) -> Tensor:
     """
     # Unavailable ones draw 0. The threshold falls to the highest draw of the row where that is below the rate.
     draw = draw * available
-    threshold = draw.amax(dim=1, keepdim=True).clamp_(max=rate)
+    threshold = draw.amax(dim=1, keepdim=True).clamp_(max=rate)  # pyright: ignore[reportArgumentType]
     return (draw >= threshold).logical_and_(available)

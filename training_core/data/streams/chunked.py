@@ -121,6 +121,7 @@ class ChunkStream(EpochStream):
             available=self._available,
             target=self._side.target,
             weight=self._side.weight,
+            present=self._available if batching.notes_presence else None,
         )
         self._pinned = torch.device(device).type == "cuda"
         self._buffers = BatchBuffers(like, min(batching.batch_size, self.num_rows), torch.device(device))
@@ -158,7 +159,8 @@ class ChunkStream(EpochStream):
         windows = self._plan.windows(batching, epoch, first * batching.batch_size)
         filled = filled_ahead(windows, self._ring, self._tasks, self._num_threads)
         try:
-            small = [shown, self._side.target, self._side.weight]
+            present = self._available if batching.notes_presence else None
+            small = [shown, self._side.target, self._side.weight, present]
             reading = _WindowRows(filled, [values.numpy() for values in small if values is not None])
             for number in range(first, len(self)):
                 start = number * batching.batch_size
@@ -174,7 +176,8 @@ class ChunkStream(EpochStream):
     def _write(self, out: Batch, start: int, reading: "_WindowRows") -> None:
         """Overwrite `out` with the rows from number `start` of the epoch on; they may lie in several windows."""
         done = 0
-        small = [tensor.numpy() for tensor in (out.rows, out.available, out.target, out.weight) if tensor is not None]
+        places = (out.rows, out.available, out.target, out.weight, out.present)
+        small = [tensor.numpy() for tensor in places if tensor is not None]
         while done < len(out):
             ring, slots, positions, values_of_rows = reading.take(start + done, len(out) - done)
             piece = slice(done, done + len(slots))

@@ -37,6 +37,7 @@ def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         target=None if batch.target is None else change(batch.target),
         weight=None if batch.weight is None else change(batch.weight),
         rows=None if batch.rows is None else change(batch.rows),
+        present=None if batch.present is None else change(batch.present),
     )
 
 
@@ -146,5 +147,5 @@ def _first(batch: Batch, num_rows: int) -> Batch:
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
-    every = [*batch.inputs.values(), batch.available, batch.target, batch.weight, batch.rows]
+    every = [*batch.inputs.values(), batch.available, batch.target, batch.weight, batch.rows, batch.present]
     return [tensor for tensor in every if tensor is not None]

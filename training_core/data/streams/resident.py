@@ -36,6 +36,7 @@ class DeviceStream(EpochStream):
             DataError: there would be no batch.
         """
         super().__init__(len(data), batching)
+        data = batching.noting_presence(data)
         self._data = data
         self._place = place or f"in memory ({data.available.device})"
         self._buffers = BatchBuffers(
@@ -60,6 +61,7 @@ class DeviceStream(EpochStream):
             ordered(batching.shown(data.available, epoch)),
             None if data.target is None else ordered(data.target),
             None if data.weight is None else ordered(data.weight),
+            None if data.present is None else ordered(data.present),
         ]
 
         def gather(batch: Batch) -> None:
@@ -68,7 +70,7 @@ class DeviceStream(EpochStream):
 
         def gather_all(batch: Batch) -> None:
             gather(batch)
-            places = [batch.rows, batch.available, batch.target, batch.weight]
+            places = [batch.rows, batch.available, batch.target, batch.weight, batch.present]
             for place, values in zip(places, own, strict=True):
                 if place is not None and values is not None:
                     place.copy_(values)
@@ -78,6 +80,6 @@ class DeviceStream(EpochStream):
         pieces = [nothing if values is None else values.split(batching.batch_size) for values in small]
         write = gather_all if buffers.hands_over else gather
         for own in list(zip(*pieces, strict=False))[first : len(self)]:
-            rows, available, target, weight = own
+            rows, available, target, weight, present = own
             batch = buffers.fill(len(rows), write)
-            yield batch if buffers.hands_over else Batch(batch.inputs, available, target, weight, rows)
+            yield batch if buffers.hands_over else Batch(batch.inputs, available, target, weight, rows, present)

@@ -11,9 +11,9 @@ from training_core.schema import Batch
 class CohortBatch(Batch):
     """K learners' batches of B rows each, learner by learner.
 
-    `inputs` [K, B, ...], `available` bool [K, B, M], `target` [K, B, ...], `weight` float32 [K, B]; `rows` is None. A
-    learner with fewer than B rows left has its batch filled up with rows it has already, at weight 0: a mean that
-    is weighted by `weight` is the one over its real rows.
+    `inputs` [K, B, ...], `available` bool [K, B, M], `target` [K, B, ...], `weight` float32 [K, B], `present` bool
+    [K, B, M] where it is asked for; `rows` is None. A learner with fewer than B rows left has its batch filled up with
+    rows it has already, at weight 0: a mean that is weighted by `weight` is the one over its real rows.
     """
 
     counts: Tensor = field(kw_only=True)
@@ -26,4 +26,6 @@ class CohortBatch(Batch):
     def clone(self) -> "CohortBatch":
         """The same batch in memory of its own."""
         copy = super().clone()
-        return CohortBatch(copy.inputs, copy.available, copy.target, copy.weight, counts=self.counts.clone())
+        return CohortBatch(
+            copy.inputs, copy.available, copy.target, copy.weight, present=copy.present, counts=self.counts.clone()
+        )

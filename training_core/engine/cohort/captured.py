@@ -45,6 +45,7 @@ class CapturedStep:
         own = self._batch
         pairs = [(own.inputs[name], values) for name, values in batch.inputs.items()]
         pairs += [(own.available, batch.available), (own.target, batch.target), (own.weight, batch.weight)]
+        pairs += [(own.present, batch.present)]
         for place, values in pairs:
             if place is not None and values is not None:
                 place.copy_(values, non_blocking=True)

@@ -250,6 +250,7 @@ def learner_batch(batch: CohortBatch, k: int) -> Batch:
         batch.available[k],
         None if batch.target is None else batch.target[k],
         None if batch.weight is None else batch.weight[k],
+        present=None if batch.present is None else batch.present[k],
     )
 
 

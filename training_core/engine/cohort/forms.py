@@ -43,15 +43,18 @@ class Packing:
     names: tuple[str, ...]
     has_target: bool
     has_weight: bool
+    has_present: bool
 
     @classmethod
     def of(cls, batch: Batch) -> "Packing":
         """The packing of batches like `batch`."""
-        return cls(tuple(batch.inputs), batch.target is not None, batch.weight is not None)
+        optional = (batch.target, batch.weight, batch.present)
+        return cls(tuple(batch.inputs), *(tensor is not None for tensor in optional))
 
     def pack(self, batch: Batch) -> list[Tensor]:
         """The tensors of a batch."""
-        optional = [batch.target if self.has_target else None, batch.weight if self.has_weight else None]
+        wanted = [(batch.target, self.has_target), (batch.weight, self.has_weight), (batch.present, self.has_present)]
+        optional = [tensor for tensor, is_there in wanted if is_there]
         found = [*(batch.inputs[name] for name in self.names), batch.available, *optional]
         return [tensor for tensor in found if tensor is not None]
 
@@ -61,7 +64,8 @@ class Packing:
         inputs = {name: rest.pop(0) for name in self.names}
         available = rest.pop(0)
         target = rest.pop(0) if self.has_target else None
-        return Batch(inputs, available, target, rest.pop(0) if self.has_weight else None)
+        weight = rest.pop(0) if self.has_weight else None
+        return Batch(inputs, available, target, weight, present=rest.pop(0) if self.has_present else None)
 
 
 def shapes_of(tensors: Sequence[Tensor]) -> Hashable:

@@ -14,7 +14,7 @@ _FEWEST_BATCHES = 0.75
 """Of those of the longest learner of a stack: sitting out the rest of an epoch costs as much as training."""
 _OWN_SETTINGS = {
     "lr", "weight_decay", "clip_norm", "schedule", "warmup_epochs", "patience", "validation_fraction",
-    "modality_dropout", "stacking", "checkpoint_seconds",
+    "modality_dropout", "modality_dropout_schedule", "stacking", "checkpoint_seconds",
 }  # fmt: skip
 """Settings of training that each learner of a stack may have its own of."""
 
@@ -75,7 +75,8 @@ def _stacks(members: Sequence[int], prepared: Mapping[int, PreparedLearner], dev
 def _key(learner: PreparedLearner) -> str:
     """Equal for learners that one update can train."""
     shared = learner.training.model_dump(mode="json", exclude=_OWN_SETTINGS)
-    return canonical_json([learner.architecture, shared, learner.judged is None])
+    denoising = None if learner.denoising is None else learner.denoising.model_dump(mode="json")
+    return canonical_json([learner.architecture, shared, learner.judged is None, denoising])
 
 
 def _why_settings_forbid(training: TrainingConfig) -> str | None:

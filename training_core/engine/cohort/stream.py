@@ -43,13 +43,19 @@ class CohortStream(EpochStream):
 
         Args:
             data: all encoded rows of each learner, of the same modalities, in one place.
-            batchings: how each learner's rows are cut into batches; they differ in seed and modality dropout only.
+            batchings: how each learner's rows are cut into batches; they differ in seed and modality dropout, its
+                schedule too, only.
             device: where batches are handed out; by default where the rows are.
 
         Raises:
             DataError: a learner would have no batch, or the learners' batches are cut differently.
         """
-        if len({replace(batching, seed=0, modality_dropout=0.0) for batching in batchings}) != 1:
+        if (
+            len(
+                {replace(batching, seed=0, modality_dropout=0.0, dropout_schedule="constant") for batching in batchings}
+            )
+            != 1
+        ):
             raise DataError("the learners of a cohort need batches of one size, all shuffled or none")
         if batchings[0].world_size != 1:
             raise DataError("a cohort's rows are not shared out over ranks; share out its learners instead")
@@ -63,7 +69,7 @@ class CohortStream(EpochStream):
         self._starts = [0, *accumulate(self._sizes)][:-1]
         self._batchings = list(batchings)
         self._learners = list(range(len(data)))
-        self._data = _joined(data)
+        self._data = batchings[0].noting_presence(_joined(data))
         self._device = None if device is None else torch.device(device)
         self._make_room()
 
@@ -119,7 +125,8 @@ class CohortStream(EpochStream):
             for name, values in data.inputs.items():
                 torch.index_select(values, 0, index.view(-1), out=batch.inputs[name])
             if buffers.hands_over:
-                for place, values in ((batch.available, available), (batch.target, target), (batch.weight, weight)):
+                pairs = [(batch.available, available), (batch.target, target), (batch.weight, weight)]
+                for place, values in [*pairs, (batch.present, present)]:
                     if place is not None and values is not None:
                         place.copy_(values.flatten(0, 1))
 
@@ -128,16 +135,19 @@ class CohortStream(EpochStream):
                 plan.rows[step], plan.available[step], plan.weight[step], plan.counts[step]
             )  # fmt: skip
             target = None if plan.target is None else plan.target[step]
+            present = None if plan.present is None else plan.present[step]
             batch = buffers.fill(shape[0] * shape[1], write)
             if buffers.hands_over:
                 assert batch.weight is not None
                 available, weight = batch.available.unflatten(0, shape), batch.weight.unflatten(0, shape)
                 target = None if batch.target is None else batch.target.unflatten(0, shape)
+                present = None if batch.present is None else batch.present.unflatten(0, shape)
             yield CohortBatch(
                 inputs={name: values.unflatten(0, shape) for name, values in batch.inputs.items()},
                 available=available,
                 target=target,
                 weight=weight,
+                present=present,
                 counts=counts,
             )
 
@@ -175,6 +185,7 @@ class CohortStream(EpochStream):
             available=ordered(shown),
             target=None if data.target is None else ordered(data.target),
             weight=ordered(data.weight) * real.to(place),
+            present=None if data.present is None else ordered(data.present),
             counts=real.sum(dim=2),
         )
 
@@ -188,6 +199,7 @@ class _Plan(NamedTuple):
     target: Tensor | None
     weight: Tensor
     """0 for rows that only fill up."""
+    present: Tensor | None
     counts: Tensor
     """int64 [steps, K], on the CPU."""
 

@@ -16,6 +16,7 @@ from training_core.engine.cohort.stacked import StackedModel, why_not_stackable
 from training_core.engine.cohort.stream import CohortStream, open_cohort_stream
 from training_core.engine.cohort.update import CohortUpdate
 from training_core.engine.cohort.validation import CohortValidation
+from training_core.engine.denoising import DenoisingWeights
 from training_core.engine.loop import Hook, fit
 from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
 from training_core.engine.updates.schedules import training_schedule
@@ -85,7 +86,8 @@ class Stack:
         name = f"a stack of {len(members)} ({members[0].request.name})"
         seeds = [member.request.seed for member in members]
         stream = self._stream
-        hooks: list[Hook] = [validation]
+        denoising = members[0].denoising
+        hooks: list[Hook] = [validation] if denoising is None else [DenoisingWeights(denoising), validation]
         if watch is not None:
             stream, watching = watch.over(stream, update, *(member.request.label for member in members))
             hooks.append(watching)
@@ -123,7 +125,7 @@ def open_stack(members: Sequence[PreparedLearner], device: str = "cpu") -> Stack
     Returns:
         The stack; or, in words, why they had better train alone.
     """
-    nets = [member.model.to(device) for member in members if isinstance(member.model, nn.Module)]
+    nets = [member.trained_net(device) for member in members]
     task, training = members[0].preprocessor.spec.task, members[0].training
     if reason := why_not_stackable(nets):
         return reason
@@ -143,7 +145,8 @@ def open_stack(members: Sequence[PreparedLearner], device: str = "cpu") -> Stack
 
 def _objectives(members: Sequence[PreparedLearner]) -> tuple[Objective, Objective]:
     """What all are trained towards and judged by; what classes count is each learner's own, and weighs its rows."""
-    return build_objectives(members[0].preprocessor.spec.task, members[0].training, None)
+    first = members[0]
+    return build_objectives(first.preprocessor.spec.task, first.training, None, first.denoising is not None)
 
 
 def _open_streams(members: Sequence[PreparedLearner], device: str) -> tuple[CohortStream, CohortStream | None] | str:

@@ -84,6 +84,7 @@ def _rows_of(batch: Batch, rows: slice | Tensor) -> Batch:
         target=None if batch.target is None else batch.target[rows],
         weight=None if batch.weight is None else batch.weight[rows],
         rows=None if batch.rows is None else batch.rows[rows],
+        present=None if batch.present is None else batch.present[rows],
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from training_core.config import Config
 from training_core.engine.training import TrainingConfig
 from training_core.learners import LearnerConfig
+from training_core.objectives.denoising import DenoisingConfig
 
 
 class MultimodalConfig(Config):
@@ -13,17 +14,21 @@ class MultimodalConfig(Config):
     kind: Literal["multimodal"] = "multimodal"
     learner: LearnerConfig
     training: TrainingConfig = TrainingConfig()
+    denoising: DenoisingConfig = DenoisingConfig()
 
     @property
     def unread(self) -> dict[str, Any]:
         """What cannot change the result, as pydantic's `exclude`: estimators read no training settings at all."""
-        return {"training": True if self.learner.family == "estimator" else {"checkpoint_seconds"}}
+        if self.learner.family == "estimator":
+            return {"training": True, "denoising": True}
+        return {"training": {"checkpoint_seconds"}, **({} if self.denoising.enabled else {"denoising": True})}
 
     @property
     def extras(self) -> tuple[str, ...]:
         """Distributions that decide the result beside those that everything needs."""
         is_net = self.learner.family == "net"
-        return ("pytorch-optimizer",) if is_net and self.training.optimizer in ("lion", "sophia") else ()
+        optimizer = ("pytorch-optimizer",) if is_net and self.training.optimizer in ("lion", "sophia") else ()
+        return optimizer + ((self.learner.distribution,) if self.learner.distribution else ())
 
     @property
     def keeps_checkpoints(self) -> bool:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from training_core.data.splitting.bags import Bag, in_bag_rows
+from training_core.data.splitting.bags import Bag
+from training_core.data.splitting.row_draws import in_bag_rows
 from training_core.data.storage.store import Dataset
 from training_core.engine.prepare import LearnerRequest, OnEpoch
 from training_core.recipes.multimodal.config import MultimodalConfig
@@ -41,6 +42,7 @@ def member_request(
         seed=seed,
         on_epoch=on_epoch,
         label=label,
+        denoising=config.denoising,
     )
 
 

@@ -1,0 +1,233 @@
+"""What cross-modal denoising and the rate of modality dropout do to nets whose modalities go missing, and to ensembles.
+
+`python benchmarks/denoising.py` trains fusion nets on digits in halves and two made-up worlds (`--source` adds others),
+each with several settings, and prints a table per world. Settings are paired: the same splits, first weights and absent
+modalities. A setting's figure is the area under the curve of its score over the rate at which modalities are absent
+from test rows, 0 to 90 % in steps of ten, one modality at least always there; differences are to the first setting,
+with the standard error over splits. `--ensembles` trains whole ensembles instead, with the preset quick.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training_core.campaigns.library import fit_ensemble
+from training_core.data.ingestion.in_memory import create_dataset_from_arrays
+from training_core.data.ingestion.ingest import prepare_dataset
+from training_core.data.storage.dataset import Dataset
+from training_core.data.storage.store import DatasetStore
+from training_core.data.synthetic import SyntheticConfig, SyntheticModality, make_synthetic
+from training_core.engine.prepare import LearnerRequest
+from training_core.engine.train import train_learners
+from training_core.engine.training import TrainingConfig
+from training_core.evaluation.metrics import metrics
+from training_core.learners import FusionNetConfig
+from training_core.objectives.denoising import OBJECTIVES, DenoisingConfig
+from training_core.schema import Samples
+from training_core.seeding import generator
+
+Area = dict[str, float]
+RATES = tuple(rate / 10 for rate in range(10))
+TRAINING = {"epochs": 40, "patience": 8, "batch_size": 64, "lr": 0.002, "stacking": "always", "checkpoint_seconds": 0.0}
+
+
+def setting(
+    *objectives: str, dropout: float = 0.3, schedule: str = "constant", fill: bool = False, **denoising: Any
+) -> dict[str, Any]:
+    """What a setting changes in training and denoising; no objectives: no denoising."""
+    learned = {"enabled": True, "objectives": objectives, **denoising} if objectives else {}
+    training = {"modality_dropout": dropout, "modality_dropout_schedule": schedule}
+    return {"training": training, "denoising": learned, "fusion_net": {"width": 32, "fill_missing": fill}}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "off": setting(),
+    "off, dropout .6": setting(dropout=0.6),
+    "off, dropout to .9 per sample": setting(dropout=0.9, schedule="uniform"),
+    "off, dropout growing to .6": setting(dropout=0.6, schedule="linear"),
+    **{f"{kind} .1": setting(kind, weight=0.1) for kind in OBJECTIVES},
+    "consistency .03": setting("consistency", weight=0.03),
+    "consistency .3": setting("consistency", weight=0.3),
+    "all five .1": setting(*OBJECTIVES),
+    "all five .1, adaptive": setting(*OBJECTIVES, strategy="adaptive"),
+    "all five .1, curriculum": setting(*OBJECTIVES, strategy="curriculum"),
+    "reconstruction + alignment .1, adaptive": setting("reconstruction", "alignment", strategy="adaptive"),
+    "fill": setting(fill=True),
+    "fill, prediction .5": setting("prediction", weight=0.5, fill=True),
+    "consistency .1, dropout .6": setting("consistency", dropout=0.6),
+    "consistency .1, dropout to .9 per sample": setting("consistency", dropout=0.9, schedule="uniform"),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A data set and how many of its rows nets learn from."""
+
+    name: str
+    dataset: Dataset
+    num_train: int
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows to train on, to stop by and to be judged on: a seed's own."""
+        order = generator(seed, "split").permutation(len(self.dataset))
+        first, second = self.num_train, self.num_train + self.num_train // 4
+        return order[:first], order[first:second], order[second : second + 1000]
+
+
+def halves(store: Path) -> World:
+    """scikit-learn's digits, the upper and the lower half of each."""
+    from sklearn.datasets import load_digits
+
+    loaded: Any = load_digits()
+    views = {"top": loaded.data[:, :32].astype("f4"), "bottom": loaded.data[:, 32:].astype("f4")}
+    names = [f"digit {label}" for label in loaded.target]
+    return World("halves", create_dataset_from_arrays("halves", views, names, task="classification", store=store), 640)
+
+
+def made_up(name: str, store: Path) -> World:
+    """redundant: two modalities tell what another one tells. mixed: kinds of all sorts, one of them noise."""
+    echoing = (
+        SyntheticModality(name="one", strength=1.5, size=16),
+        SyntheticModality(name="two", strength=1.0, size=16),
+        SyntheticModality(name="echo", role="redundant", copies="one", size=16),
+        SyntheticModality(name="echo2", role="redundant", copies="two", size=16),
+    )
+    mixed = (
+        SyntheticModality(name="photo", kind="image", strength=1.0),
+        SyntheticModality(name="facts", kind="tabular", strength=1.0),
+        SyntheticModality(name="words", kind="text"),
+        SyntheticModality(name="hum", kind="sequence", role="noise"),
+    )
+    config = SyntheticConfig(
+        name=name,
+        task="classification" if name == "redundant" else "regression",
+        num_outputs=4 if name == "redundant" else 2,
+        num_rows=2000,
+        modalities=echoing if name == "redundant" else mixed,
+        label_noise=0.05,
+        seed=3,
+    )
+    world = make_synthetic(config)
+    dataset = create_dataset_from_arrays(
+        name, world.modalities, world.target, task=config.task, kinds=world.kinds, store=store
+    )
+    return World(name, dataset, 640)
+
+
+def hidden(names: Sequence[str], num_rows: int, rate: float, seed: int) -> dict[str, np.ndarray]:
+    """Which modalities each row shows, bool [rows], when each is absent at `rate`; one always stays."""
+    draws = generator(seed, "absent", round(100 * rate)).random((num_rows, len(names)))
+    shown = (draws >= rate) | (draws == draws.max(axis=1, keepdims=True))
+    return {name: shown[:, i] for i, name in enumerate(names)}
+
+
+def areas(predict: Any, samples: Samples, dataset: Dataset, seed: int) -> Area:
+    """Means over the rates of the task's score and of its loss, and the score with everything there."""
+    task = dataset.spec.task
+    loss = {"classification": "log_loss", "multilabel": "log_loss", "regression": "rmse"}[task.kind]
+    found: list[Mapping[str, float]] = []
+    for rate in RATES:
+        shown = hidden(dataset.spec.names, len(samples), rate, seed)
+        available = {name: mask & shown[name] for name, mask in samples.available.items()}
+        some = np.logical_or.reduce(list(available.values()))
+        part = Samples(samples.inputs, available, samples.ids, samples.target).take(np.flatnonzero(some))
+        assert part.target is not None
+        found.append(metrics(task, part.target, predict(part)))
+    scores = [one[task.metric] for one in found]
+    return {"clean": scores[0], "area": statistics.mean(scores), "loss": statistics.mean(one[loss] for one in found)}
+
+
+def judge_nets(world: World, settings: Mapping[str, Any], seeds: Sequence[int]) -> list[Area]:
+    """Areas of fusion nets trained with `settings`, one per seed."""
+    dataset = world.dataset
+    requests, tests = [], []
+    for seed in seeds:
+        train, validation, test = world.split(seed)
+        names = dataset.spec.names
+        requests.append(
+            LearnerRequest(
+                FusionNetConfig.model_validate(settings["fusion_net"]),
+                dataset.subset(train, names),
+                dataset.subset(validation, names),
+                dataset.spec,
+                {},
+                TrainingConfig.model_validate({**TRAINING, **settings["training"]}),
+                seed,
+                denoising=DenoisingConfig.model_validate(settings["denoising"]),
+            )
+        )
+        tests.append(dataset.subset(test, names).samples())
+    outcomes = train_learners(requests)
+    found = []
+    for seed, outcome, samples in zip(seeds, outcomes, tests, strict=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+        epochs = {"epochs": float(len(outcome.history.epochs))}
+        found.append({**areas(outcome.learner.predict, samples, dataset, seed), **epochs})
+    return found
+
+
+def judge_ensembles(world: World, settings: Mapping[str, Any], seeds: Sequence[int], store: Path) -> list[Area]:
+    """Areas of whole ensembles of the preset quick, one per seed, on the test rows of the data set's own split."""
+    dataset, found = world.dataset, []
+    samples = dataset.subset(dataset.rows("test"), dataset.spec.names).samples()
+    for seed in seeds:
+        fitted = fit_ensemble(dataset, store=store, preset="quick", seed=seed, processes=False, **settings)
+        found.append(areas(lambda part: fitted.under_patterns(part).predict().values, samples, dataset, seed))  # noqa: B023
+    return found
+
+
+def line(name: str, found: Sequence[Area], base: Sequence[Area], seconds: float) -> str:
+    """A row of the table."""
+    cells = [f"{name:<42}"]
+    for key in ("clean", "area", "loss"):
+        mean = statistics.mean(one[key] for one in found)
+        moved = [one[key] - other[key] for one, other in zip(found, base, strict=True)]
+        error = statistics.stdev(moved) / len(moved) ** 0.5 if len(moved) > 1 else float("nan")
+        cells.append(f"{mean:7.4f} {statistics.mean(moved):+.4f} ±{error:.4f}")
+    epochs = statistics.mean(one.get("epochs", 0.0) for one in found)
+    return "  ".join([*cells, f"{epochs:5.1f} epochs", f"{seconds:6.1f} CPU-s"])
+
+
+def main() -> None:
+    """Train, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--source", type=Path, action="append", default=[], help="a further data set")
+    parser.add_argument("--worlds", nargs="*", default=["halves", "redundant", "mixed"])
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--ensembles", action="store_true", help="whole ensembles instead of fusion nets")
+    parser.add_argument("--own", type=json.loads, default={}, help="further settings as JSON, by name")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    store = Path(tempfile.mkdtemp(prefix="denoising-"))
+    worlds = [halves(store) if name == "halves" else made_up(name, store) for name in asked.worlds]
+    worlds += [
+        World(source.parent.name, prepare_dataset(source, DatasetStore(store / "datasets")), 640)
+        for source in asked.source
+    ]
+    settings = {**{name: SETTINGS[name] for name in asked.settings}, **asked.own}
+    for world in worlds:
+        print(f"\n{world.name}: clean score, area, area of the loss; each with its difference to the first", flush=True)
+        base: list[Area] = []
+        for name, chosen in settings.items():
+            start = time.process_time()
+            seeds = range(asked.seeds)
+            found = (
+                judge_ensembles(world, chosen, seeds, store) if asked.ensembles else judge_nets(world, chosen, seeds)
+            )
+            base = base or found
+            print(line(name, found, base, time.process_time() - start), flush=True)
+
+
+if __name__ == "__main__":
+    main()
