@@ -1,5 +1,6 @@
 """Tasks about data: name a dataset version, cut it into bags."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import task
@@ -26,6 +27,6 @@ def prepare_data(name_or_source: str, store: Path) -> DatasetRef:
 
 
 @task(name="make-bags", task_run_name="make bags")
-def make_bags(run: RunConfig, dataset: DatasetRef) -> tuple[Bag, ...]:
+def make_bags(run: RunConfig, dataset: DatasetRef, utilities: Mapping[str, float]) -> tuple[Bag, ...]:
     """Cut the training rows, modalities and columns into bags; see `training_core.data.splitting.bags.make_bags`."""
-    return bagging.bags_of(run, dataset)
+    return bagging.bags_of(run, dataset, utilities)

@@ -1,7 +1,17 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
-from training_core.data.splitting.bags import Bag, BagsConfig, bag_features, in_bag_rows, make_bags, out_of_bag_rows
+from training_core.data.splitting.bags import (
+    Bag,
+    BagsConfig,
+    bag_features,
+    make_bags,
+    single_modality_bags,
+    without_fold,
+)
+from training_core.data.splitting.row_draws import draw_rows, in_bag_rows
 from training_core.errors import ConfigError
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, TaskSpec
 
@@ -14,13 +24,15 @@ def a_spec(num_modalities: int = 3) -> DataSpec:
     return DataSpec(modalities=modalities, task=TaskSpec.classification("abc"))
 
 
-def a_bag(**changes: object) -> Bag:
-    values: dict = {"name": "bag-03", "modalities": ("m0",), "sampling": "subsample", "seed": 1, "row_seed": 1}
-    return Bag(**(values | {"row_fraction": 0.8, "feature_fraction": 1.0} | changes))
-
-
-def drop_rates(bags: tuple[Bag, ...], num_modalities: int) -> np.ndarray:
-    return np.asarray([1 - len(bag.modalities) / num_modalities for bag in bags])
+def a_bag(**changes: Any) -> Bag:
+    values: dict[str, Any] = {
+        "name": "bag-03",
+        "modalities": ("m0",),
+        "sampling": "subsample",
+        "seed": 1,
+        "row_seed": 1,
+    }
+    return Bag.model_validate(values | {"row_fraction": 0.8, "feature_fraction": 1.0} | changes)
 
 
 def test_the_full_set_comes_first_then_every_single_modality():
@@ -63,112 +75,120 @@ def test_there_are_never_fewer_bags_than_the_full_set_and_every_single_modality(
     ]
 
 
-@pytest.mark.parametrize("strategy", ["random", "linear"])
-def test_masks_differ_while_different_ones_can_be_had(strategy):
-    bags = make_bags(BagsConfig(num_bags=7, num_row_draws=1, strategy=strategy, max_dropout=0.6), a_spec(3), seed=0)
-    assert len({bag.modalities for bag in bags}) == 7
-
-
-@pytest.mark.parametrize("strategy", ["random", "linear"])
-@pytest.mark.parametrize("max_dropout", [0.0, 1.0])
-def test_no_mask_is_ever_empty(strategy, max_dropout):
-    bags = make_bags(BagsConfig(num_bags=40, strategy=strategy, max_dropout=max_dropout), a_spec(3), seed=0)
-    assert all(bag.modalities for bag in bags)
-    if max_dropout == 0:
-        assert all(len(bag.modalities) == 3 for bag in bags[5:])
-
-
-def test_the_linear_strategy_drops_more_and_more_up_to_its_maximum():
-    bags = make_bags(BagsConfig(num_bags=441, num_row_draws=1, strategy="linear", max_dropout=0.6), a_spec(40), seed=0)[
-        41:
-    ]
-    rates = drop_rates(bags, 40)
-    assert rates[:40].mean() == pytest.approx(0.6 * 20 / 400, abs=0.03)  # a little more: the full set is drawn again
-    assert rates[-40:].mean() == pytest.approx(0.6 * 380 / 400, abs=0.03)
-
-
-def test_the_random_strategy_drops_half_of_its_maximum_on_average():
-    bags = make_bags(BagsConfig(num_bags=441, num_row_draws=1, strategy="random", max_dropout=0.6), a_spec(40), seed=0)[
-        41:
-    ]
-    rates = drop_rates(bags, 40)
-    assert rates.mean() == pytest.approx(0.3, abs=0.03)
-    assert rates[:200].mean() == pytest.approx(rates[200:].mean(), abs=0.05)
-
-
 def test_same_seed_same_bags_and_another_seed_others():
     first, again, other = (make_bags(BagsConfig(), a_spec(3), seed) for seed in (0, 0, 1))
     assert first == again
     assert [bag.seed for bag in first] != [bag.seed for bag in other]
 
 
-def test_a_bag_survives_json():
-    bag = make_bags(BagsConfig(feature_fraction=0.5), a_spec(3), seed=0)[5]
+@pytest.mark.parametrize("sampling", ["subsample", "bootstrap", "folds"])
+def test_a_bag_survives_json(sampling):
+    bag = make_bags(BagsConfig(feature_fraction=0.5, sampling=sampling), a_spec(3), seed=0)[5]
     assert Bag.model_validate_json(bag.to_json()) == bag
 
 
-@pytest.mark.parametrize("sampling", ["subsample", "bootstrap"])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_in_and_out_of_bag_share_the_rows_out(sampling, grouped):
-    groups = np.asarray([f"g{i // 7}" for i in range(200)], object) if grouped else None
-    bag = a_bag(sampling=sampling)
-    inside, outside = (draw(bag, ROWS, CLASSES, groups) for draw in (in_bag_rows, out_of_bag_rows))
-    assert inside.dtype == outside.dtype == np.int64
-    assert set(inside) | set(outside) == set(ROWS)
-    assert not set(inside) & set(outside)
-    assert (np.diff(outside) > 0).all()
-    if grouped:
-        assert not {(row - 100) // 7 for row in inside} & {(row - 100) // 7 for row in outside}
+@pytest.mark.parametrize(("num_bags", "num_masks"), [(12, 4), (20, 4), (25, 5), (38, 7), (60, 12)])
+def test_every_mask_has_a_bag_for_every_fold(num_bags, num_masks):
+    bags = make_bags(BagsConfig(num_bags=num_bags, sampling="folds"), a_spec(3), seed=0)
+    assert len(bags) == 5 * num_masks
+    for start in range(0, len(bags), 5):
+        of_mask = bags[start : start + 5]
+        assert [bag.fold for bag in of_mask] == [0, 1, 2, 3, 4]
+        assert len({(bag.modalities, bag.seed) for bag in of_mask}) == 1
+    assert len({bag.seed for bag in bags}) == num_masks
+    assert len({bag.name for bag in bags}) == len(bags)
+    assert len({bag.row_seed for bag in bags}) == 1
 
 
-def test_a_subsample_has_no_repeats_and_the_wanted_size():
-    inside = in_bag_rows(a_bag(), ROWS, CLASSES, None)
-    assert len(inside) == len(set(inside)) == 160
-    assert np.bincount(CLASSES[inside - 100]).tolist() == [96, 48, 16]
+def test_the_names_of_a_mask_differ_in_their_fold_only():
+    in_folds, plain = (make_bags(BagsConfig(sampling=s), a_spec(3), seed=0) for s in ("folds", "subsample"))
+    assert [bag.name for bag in in_folds[4:6]] == ["bag-00-fold-4", "bag-01-fold-0"]
+    assert len({without_fold(bag.name) for bag in in_folds}) == len({bag.seed for bag in in_folds}) == 4
+    assert [without_fold(bag.name) for bag in plain] == [bag.name for bag in plain]
+    assert without_fold("bag-03-fold-1/linear#2") == "bag-03/linear#2"
+    assert without_fold("bag-03/my-fold-net") == "bag-03/my-fold-net"
 
 
-def test_a_bootstrap_repeats_rows_class_by_class():
-    inside = in_bag_rows(a_bag(sampling="bootstrap", row_fraction=1.0), ROWS, CLASSES, None)
-    assert np.bincount(CLASSES[inside - 100]).tolist() == [120, 60, 20]
-    assert 0.55 < len(set(inside)) / 200 < 0.72  # 1 - 1/e = .632 of the rows are drawn at least once
+def test_every_row_is_outside_exactly_one_bag_of_each_mask():
+    bags = make_bags(BagsConfig(num_bags=28, sampling="folds", num_row_draws=4), a_spec(3), seed=0)
+    for mask in {bag.seed for bag in bags}:
+        outside = [draw_rows(bag, ROWS, CLASSES, None).outside for bag in bags if bag.seed == mask]
+        assert sorted(np.concatenate(outside)) == list(ROWS)
 
 
-def test_a_bootstrap_of_groups_repeats_whole_groups():
-    groups = np.asarray([f"g{i // 10}" for i in range(200)], object)
-    inside = in_bag_rows(a_bag(sampling="bootstrap", row_fraction=1.0), ROWS, None, groups)
-    times_drawn = np.bincount(inside - 100, minlength=200).reshape(20, 10)
-    assert (times_drawn == times_drawn[:, :1]).all()
-    assert times_drawn.max() > 1
+def test_the_folds_of_a_mask_share_their_columns():
+    config = BagsConfig(num_bags=20, sampling="folds", feature_fraction=0.5)
+    bags = make_bags(config, a_spec(3), seed=0)
+    columns = [bag_features(bag, a_spec(3)) for bag in bags]
+    assert columns[0] == columns[4] != {}
+    assert columns[0]["m0"] != columns[5]["m0"]
 
 
-def test_every_class_stays_in_the_bag_however_small_the_fraction():
-    inside = in_bag_rows(a_bag(row_fraction=0.01), ROWS, CLASSES, None)
-    assert set(CLASSES[inside - 100]) == {0, 1, 2}
+def test_without_modality_bags_every_bag_has_all_modalities():
+    bags = make_bags(BagsConfig(modality_bags=False, strategy="adaptive"), a_spec(3), seed=0)
+    assert [bag.modalities for bag in bags] == [("m0", "m1", "m2")] * 12
+    assert len({bag.seed for bag in bags}) == 12
+    assert len({bag.row_seed for bag in bags}) == 2
+    in_folds = make_bags(BagsConfig(modality_bags=False, sampling="folds"), a_spec(3), seed=0)
+    assert len(in_folds) == 10
 
 
-def test_regression_and_multilabel_targets_are_drawn_without_strata():
-    real = np.random.default_rng(0).normal(size=(200, 1))
-    labels = (real > 0).astype(np.float32)
-    plain = in_bag_rows(a_bag(), ROWS, None, None)
-    assert (in_bag_rows(a_bag(), ROWS, real, None) == plain).all()
-    assert (in_bag_rows(a_bag(), ROWS, labels, None) == plain).all()
+@pytest.mark.parametrize("sampling", ["subsample", "folds"])
+def test_the_bags_of_single_modalities_do_not_depend_on_utilities(sampling):
+    utilities = {"m0": 0.1, "m1": 0.5, "m2": 0.0, "m3": 0.9, "m4": 0.2}
+    adaptive = BagsConfig(num_bags=40, strategy="adaptive", sampling=sampling, max_dropout=1.0)
+    linear = adaptive.model_copy(update={"strategy": "linear"})
+    singles = single_modality_bags(make_bags(adaptive, a_spec(5), 0, utilities))
+    assert singles == single_modality_bags(make_bags(linear, a_spec(5), 0))
+    assert [bag.modalities[0] for bag in singles if bag.fold == 0] == [f"m{i}" for i in range(5)]
+    assert len(singles) == (25 if sampling == "folds" else 5)
 
 
-def test_nothing_in_the_bag_is_refused():
-    with pytest.raises(ConfigError, match=r"bag-03: 0 rows left of 0; widen `row_fraction`"):
-        in_bag_rows(a_bag(), ROWS[:0], CLASSES[:0], None)
+def test_balanced_classes_need_classes():
+    regression = a_spec(2).model_copy(update={"task": TaskSpec.regression()})
+    config = BagsConfig(sampling="bootstrap", class_balanced=True)
+    with pytest.raises(ConfigError, match="one class per row, and this task is regression per sample"):
+        make_bags(config, regression, seed=0)
+    assert all(bag.class_balanced for bag in make_bags(config, a_spec(2), seed=0))
 
 
-@pytest.mark.parametrize("target", [None, CLASSES])
-def test_nothing_out_of_the_bag_is_refused(target):
-    with pytest.raises(ConfigError, match=r"bag-03: 0 rows left out of the bag .* lower `row_fraction`"):
-        out_of_bag_rows(a_bag(row_fraction=1.0), ROWS, target, None)
-    with pytest.raises(ConfigError, match=r"\(1 groups, all drawn\)"):
-        out_of_bag_rows(a_bag(), ROWS, target, np.full(200, "one", object))
+def test_copies_take_the_rows_of_another_bag_and_keep_their_mask():
+    first, second = make_bags(BagsConfig(num_bags=20, sampling="folds"), a_spec(3), seed=0)[:2]
+    copy = first.with_rows_of(second.row_draw, seed=7)
+    assert copy == first.model_copy(update={"fold": 1, "seed": 7})
 
 
-def test_a_fraction_below_one_always_leaves_a_row_out():
-    assert len(out_of_bag_rows(a_bag(row_fraction=0.99), ROWS[:3], None, None)) == 1
+def test_five_folds_are_made_unless_another_number_is_given():
+    assert BagsConfig(sampling="folds").num_row_draws == 5
+    assert BagsConfig.parse({"sampling": "folds", "num_row_draws": 3}, "bags").num_row_draws == 3
+    assert BagsConfig().num_row_draws == 2
+
+
+def test_a_bag_has_about_as_many_rows_as_the_configuration_says():
+    for config in (BagsConfig(row_fraction=0.7), BagsConfig(sampling="folds"), BagsConfig(sampling="bootstrap")):
+        bag = make_bags(config, a_spec(2), seed=0)[0]
+        assert len(in_bag_rows(bag, ROWS, CLASSES, None)) == pytest.approx(config.share_in_bag * 200, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sampling": "folds", "num_row_draws": 1}, "one fold leaves no rows"),
+        ({"class_balanced": True}, "sampling is subsample; set it to bootstrap"),
+        ({"row_fraction": 1.0}, "leaves no rows to judge learners on"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        BagsConfig.parse(settings, "bags")
+
+
+@pytest.mark.parametrize("changes", [{"num_folds": 3}, {"sampling": "folds"}, {"sampling": "folds", "num_folds": 1}])
+def test_a_bag_has_folds_only_when_it_is_drawn_by_them(changes):
+    with pytest.raises(ValueError, match="does not go with sampling"):
+        a_bag(**changes)
+    with pytest.raises(ValueError, match="fold 3 of 3"):
+        a_bag(sampling="folds", num_folds=3, fold=3)
 
 
 def test_feature_columns_are_kept_only_of_vectors_and_tables():
@@ -187,91 +207,3 @@ def test_settings_out_of_bounds_are_refused_by_name(change):
     (key,) = change
     with pytest.raises(ConfigError, match=key):
         BagsConfig.parse(change, "bags")
-
-
-@pytest.mark.parametrize("sampling", ["subsample", "bootstrap"])
-@pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("dates", [False, True])
-def test_with_times_whole_blocks_of_neighbours_are_left_out(sampling, grouped, dates):
-    order = np.random.default_rng(0).permutation(200)
-    times = np.datetime64("2026-01-01", "us") + order * np.timedelta64(1, "h") if dates else order.astype(float)
-    groups = np.asarray([f"g{when // 4}" for when in order], object) if grouped else None
-    bag = a_bag(sampling=sampling)
-    inside, outside = (draw(bag, ROWS, CLASSES, groups, times) for draw in (in_bag_rows, out_of_bag_rows))
-    assert set(inside) | set(outside) == set(ROWS)
-    assert not set(inside) & set(outside)
-    left_out = np.sort(order[outside - 100])
-    runs = np.split(left_out, np.flatnonzero(np.diff(left_out) > 1) + 1)
-    assert all(len(run) % (4 if grouped else 10) == 0 for run in runs)  # a twentieth of the rows, whole groups
-    if sampling == "subsample":
-        assert len(inside) == pytest.approx(160, abs=8)
-        assert len(runs) <= 4
-    if grouped:
-        assert groups is not None
-        assert not set(groups[inside - 100]) & set(groups[outside - 100])
-
-
-def test_neighbours_that_are_copies_do_not_flatter_a_learner_judged_by_time():
-    draws = np.random.default_rng(0)
-    level = np.cumsum(draws.normal(size=200))  # a random walk: neighbours are alike, far ones are not
-    times = np.arange(200.0)
-
-    def error_of_the_nearest(drawn: tuple) -> float:
-        inside, outside = in_bag_rows(*drawn) - 100, out_of_bag_rows(*drawn) - 100
-        nearest = inside[np.abs(inside[None] - outside[:, None]).argmin(axis=1)]
-        return float(np.abs(level[nearest] - level[outside]).mean())
-
-    by_row = np.mean([error_of_the_nearest((a_bag(row_seed=s), ROWS, None, None)) for s in range(10)])
-    in_time = np.mean([error_of_the_nearest((a_bag(row_seed=s), ROWS, None, None, times)) for s in range(10)])
-    assert in_time > 1.3 * by_row
-
-
-def test_few_rows_and_few_times_still_leave_some_out():
-    for times in (np.arange(6.0), np.asarray([0.0] * 199 + [1.0]), np.asarray([0.0] + [1.0] * 199)):
-        rows = np.arange(len(times))
-        drawn = (a_bag(), rows, None, None, times)
-        assert sorted([*in_bag_rows(*drawn), *out_of_bag_rows(*drawn)]) == list(rows)
-
-
-def test_without_a_second_time_rows_are_drawn_as_if_there_were_none():
-    drawn = (a_bag(), ROWS, CLASSES, None)
-    assert (in_bag_rows(*drawn, np.zeros(200)) == in_bag_rows(*drawn)).all()
-
-
-def test_what_bags_without_times_draw_has_not_changed():
-    groups = np.asarray([f"g{i // 7}" for i in range(200)], object)
-    assert in_bag_rows(a_bag(row_fraction=0.05), ROWS, CLASSES, None).tolist() == [
-        122,
-        130,
-        132,
-        152,
-        178,
-        191,
-        221,
-        242,
-        279,
-        282,
-    ]
-    assert in_bag_rows(a_bag(row_fraction=0.05), ROWS, CLASSES, groups).tolist() == [
-        177,
-        178,
-        179,
-        180,
-        181,
-        182,
-        183,
-        233,
-        234,
-        235,
-        236,
-        237,
-        238,
-        239,
-        289,
-        290,
-        291,
-        292,
-        293,
-        294,
-        295,
-    ]
