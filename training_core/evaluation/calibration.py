@@ -13,8 +13,8 @@ from training_core.schema import TaskSpec
 LEAST_PROBABILITY = 1e-6
 """What `apply_temperature` gives a class at least (before the temperature): an average over a few learners that never
 saw a class among their neighbours must not rule it out, for one such row costs more than a thousand good ones earn."""
-_BISECTIONS = 40
-"""Halvings of the bracket: 4 / 2**40 is far below anything a prediction shows."""
+_PRECISION = 1e-9
+"""Of an inverse temperature: far below anything a prediction shows."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,10 @@ def fit_temperature(
     """The temperature in [`lowest`, `highest`] that minimises the negative log-likelihood; 1 for regression.
 
     Guo et al. 2017, arXiv:1706.04599, §4.2, on log-probabilities in place of logits. In the inverse temperature the
-    loss is convex, so its derivative is bisected: exact, and the same on every machine.
+    loss is convex, so its derivative has one root, which is bracketed and found by Brent's method.
     """
+    from scipy.optimize import root_scalar
+
     if task.kind == "regression" or not len(target):
         return 1.0
     logits, hit = choices(task, probabilities, target)
@@ -100,20 +102,20 @@ def fit_temperature(
         return highest
     if slope(high) <= 0:
         return lowest
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return 2.0 / (low + high)
+    return 1.0 / float(root_scalar(slope, bracket=(low, high), method="brentq", xtol=_PRECISION).root)
 
 
-def apply_temperature(task: TaskSpec, probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(task: TaskSpec, probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
     """Probabilities ∝ p^(1 / temperature): above 1 less sure, below 1 surer; the order of the classes stays.
 
-    Probabilities are first raised to `LEAST_PROBABILITY`. Regression values are returned as they are.
+    `temperature` is one for all rows, or one per row, [N]. Probabilities are first raised to `LEAST_PROBABILITY`.
+    Regression values are returned as they are.
     """
     if task.kind == "regression":
         return probabilities
     logits, _ = choices(task, probabilities, None)
+    if isinstance(temperature, np.ndarray):
+        temperature = np.repeat(temperature, len(logits) // max(1, len(probabilities)))[:, None]
     scaled = _softmax(logits / temperature)
     return scaled if task.kind == "classification" else scaled[:, 1].reshape(probabilities.shape)
 

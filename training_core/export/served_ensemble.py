@@ -62,9 +62,11 @@ class ServedEnsemble:
 def prediction_columns(task: TaskSpec) -> tuple[str, ...]:
     """The columns of `predictions_frame`, in order."""
     if task.kind != "regression":
-        return ("prediction", "confidence", *(f"probability_{name}" for name in task.classes), "num_learners")
+        probabilities = (f"probability_{name}" for name in task.classes)
+        return ("prediction", "confidence", *probabilities, "prediction_set", "num_learners")
     values = _target_columns("prediction", task)
-    return (*values, "confidence", *_target_columns("std", task), "num_learners")
+    doubts = [column for kind in ("std", "lower", "upper") for column in _target_columns(kind, task)]
+    return (*values, "confidence", *doubts, "num_learners")
 
 
 def predictions_frame(task: TaskSpec, predictions: Predictions, index: "pd.Index | None" = None) -> "pd.DataFrame":
@@ -73,18 +75,22 @@ def predictions_frame(task: TaskSpec, predictions: Predictions, index: "pd.Index
     Classification: `prediction` is the most probable class. Multilabel: the labels of at least even probability,
     joined by ", ". Regression: the value, and `std`, its expected error in the target's unit (NaN when not known);
     several targets have a column each, `prediction_<target>` and `std_<target>`. `confidence` is in [0, 1];
-    `num_learners` counts those that spoke.
+    `num_learners` counts those that spoke. `prediction_set`: the classes or labels that cannot be ruled out at the
+    promised coverage, the likeliest first, joined by ", "; regression: `lower` and `upper`, between which the value
+    lies with that coverage (infinite: nothing can be promised). Empty and NaN where the predictor promises nothing.
     """
     import pandas as pd
 
     values = predictions.values
     columns: dict[str, np.ndarray | list[str]] = {}
     if task.kind == "regression":
-        std = np.full_like(values, np.nan) if predictions.std is None else predictions.std
+        unknown = np.full_like(values, np.nan)
         columns |= dict(zip(_target_columns("prediction", task), values.T, strict=True))
-        columns |= dict(zip(_target_columns("std", task), std.T, strict=True))
+        for kind, doubt in (("std", predictions.std), ("lower", predictions.lower), ("upper", predictions.upper)):
+            columns |= dict(zip(_target_columns(kind, task), (unknown if doubt is None else doubt).T, strict=True))
     else:
         columns |= {f"probability_{name}": values[:, i] for i, name in enumerate(task.classes)}
+        columns["prediction_set"] = _set_texts(task, predictions)
         if task.kind == "classification":
             columns["prediction"] = [task.classes[code] for code in values.argmax(axis=1)]
         else:
@@ -127,6 +133,15 @@ def pinned_requirements() -> tuple[str, ...]:
     A local suffix (`+cpu`, `+cu128`) is dropped: no package index has it, and pip accepts an installed one for it.
     """
     return tuple(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS)
+
+
+def _set_texts(task: TaskSpec, predictions: Predictions) -> list[str]:
+    """Each row's set of classes or labels as text; empty texts where there are no sets."""
+    if predictions.sets is None:
+        return [""] * len(predictions)
+    names, order = np.asarray(task.classes, dtype=object), np.argsort(-predictions.values, axis=1, kind="stable")
+    inside = np.take_along_axis(predictions.sets, order, axis=1)
+    return [", ".join(names[row[kept]]) for row, kept in zip(order, inside, strict=True)]
 
 
 def _target_columns(kind: str, task: TaskSpec) -> list[str]:

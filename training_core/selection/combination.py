@@ -12,19 +12,23 @@ import numpy as np
 from training_core.config import Config
 from training_core.evaluation.calibration import apply_temperature, fit_temperature
 from training_core.evaluation.metrics import loss
-from training_core.quantities import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, UnitInterval
+from training_core.quantities import NonNegativeFloat, NonNegativeInt, OpenUnit, PositiveInt, Seed, UnitInterval
 from training_core.schema import Pattern, TaskSpec
 from training_core.seeding import generator
+from training_core.selection.conformal import ConformalRule, SetMethod
 from training_core.selection.greedy import greedy_weights
 from training_core.selection.pooling import (
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
     concentration_of,
     expected_square,
-    fit_pool_temperature,
+    fit_temperature_line,
     pool,
     speaks,
 )
+from training_core.selection.spread import SpreadModel
+from training_core.selection.stacking import Stacker
+from training_core.selection.teams import joined_predictions, member_weights, team_positions
 from training_core.selection.weighting import likelihood_weights
 
 _MAX_NUMBERS = 20_000_000
@@ -33,6 +37,10 @@ _MAX_NUMBERS = 20_000_000
 _BEYOND_NOISE = 2.0
 """Standard errors by which a mixture must lose to a single learner before it is given up. Out of bag only a few members
 speak for a row, so the mixture is judged below its worth as it is."""
+
+_SURELY = 3.0
+"""Standard errors by which some learner, or their mixture, must beat an answer without any input under a pattern that
+may be uninformed: with a dozen learners one is beyond two by chance."""
 
 
 class CombinationConfig(Config):
@@ -50,6 +58,15 @@ class CombinationConfig(Config):
     selection_bags: NonNegativeInt = 10
     """greedy: random halves of the learners the selection is repeated on and averaged over; 0 or 1: only once, on all
     of them."""
+    learner_calibration: NonNegativeFloat | None = 10.0
+    """Calibrate every learner by itself before mixing, for each set of modalities it may be left with: how many rows
+    of evidence it takes to believe a temperature other than its usual one. None: only the mixture is calibrated."""
+    stacking: bool = True
+    """Correct the mixture by a linear stacker under patterns where it wins on rows held out by more than noise."""
+    coverage: OpenUnit = 0.9
+    """How often the prediction sets and intervals are to hold the truth, under every pattern."""
+    set_method: SetMethod = "lac"
+    """lac: the smallest sets. aps: larger sets where the answer is hard, smaller where it is easy."""
     max_rows: PositiveInt = 5000
     """Rows looked at per pattern; of more, a random part is drawn."""
     min_calibration_rows: PositiveInt = 50
@@ -65,6 +82,8 @@ class PatternWeights(Config):
     """Weight per learner, sum 1; learners without one are not listed. Empty when no learner can answer."""
     temperature: float = 1.0
     """What the mixture's probabilities are calibrated with; see `evaluation.calibration.apply_temperature`."""
+    temperature_slope: float = 0.0
+    """How much more a mixture of fewer learners needs; see `pooling.TemperatureLine`."""
     explained: float | None = None
     """Regression: share of the target's variance explained out of bag, the confidence under this pattern."""
     error_std: tuple[float, ...] | None = None
@@ -79,6 +98,14 @@ class PatternWeights(Config):
     """That of `best_single` alone, on the same rows."""
     single_shipped: bool = False
     """The combination was worse than `best_single` beyond noise, so that learner answers alone."""
+    uninformed: bool = False
+    """What is left tells nothing of the target, as far as can be seen: rows get what is known without any input."""
+    stacker: Stacker | None = None
+    """Corrects the mixture, where that won on rows held out."""
+    spread: SpreadModel | None = None
+    """Regression: which rows are harder than others."""
+    conformal: ConformalRule | None = None
+    """What the answers promise; None: nothing."""
 
     @property
     def pattern(self) -> Pattern:
@@ -105,11 +132,26 @@ def drawn_rows(
     return np.sort(generator(seed, "combination", "rows").choice(rows, most, replace=False))
 
 
-def best_single(task: TaskSpec, target: np.ndarray, predictions: np.ndarray) -> BestSingle:
+def learner_losses(task: TaskSpec, target: np.ndarray, predictions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per learner the rows it speaks for and its calibrated loss on each; see `calibrated_losses`."""
+    found = []
+    for values in predictions:
+        rows = np.flatnonzero(np.isfinite(values).all(axis=1))
+        found.append((rows, calibrated_losses(task, target[rows], values[rows], target) if len(rows) else np.zeros(0)))
+    return found
+
+
+def best_single(
+    task: TaskSpec,
+    target: np.ndarray,
+    predictions: np.ndarray,
+    found: list[tuple[np.ndarray, np.ndarray]] | None = None,
+) -> BestSingle:
     """The learner with the lowest calibrated loss relative to the plain mean of all learners on its own rows.
 
     Learners are out of bag on different rows, some of them harder than others; measuring each against the same
-    reference on the same rows takes that out. `predictions` [L, N, C] with NaN in the bag.
+    reference on the same rows takes that out. `predictions` [L, N, C] with NaN in the bag; `found` is what
+    `learner_losses` makes of them, if it is known already.
 
     Raises:
         ValueError: no learner speaks for any row.
@@ -117,14 +159,10 @@ def best_single(task: TaskSpec, target: np.ndarray, predictions: np.ndarray) -> 
     mean = pool(predictions, np.ones(len(predictions)))
     reference = np.full(len(target), np.nan)
     known = mean.covered
-    reference[known] = _calibrated_losses(task, target[known], mean.values[known])
+    reference[known] = calibrated_losses(task, target[known], mean.values[known], target)
     best, best_gap = None, np.inf
-    for index, values in enumerate(predictions):
-        rows = np.flatnonzero(np.isfinite(values).all(axis=1))
-        if not len(rows):
-            continue
-        losses = _calibrated_losses(task, target[rows], values[rows])
-        gap = float(np.mean(losses - reference[rows]))
+    for index, (rows, losses) in enumerate(found or learner_losses(task, target, predictions)):
+        gap = float(np.mean(losses - reference[rows])) if len(rows) else np.inf
         if gap < best_gap:
             best, best_gap = BestSingle(index, rows, losses), gap
     if best is None:
@@ -149,11 +187,15 @@ def combine_pattern(
     config: CombinationConfig,
     seed: Seed,
     available: tuple[str, ...] = (),
+    may_be_uninformed: bool = False,
+    teams: tuple[str, ...] | None = None,
 ) -> PatternWeights:
     """Learn the weights and the calibration of one pattern.
 
     When the mixture is worse than the best single learner by more than two standard errors of the paired difference,
-    that learner is shipped instead. Too few rows: `temperature` is 1 and to be inherited by the caller.
+    that learner is shipped instead. Learners that do no better alone than an answer without any input, beyond noise,
+    get no weight; when none surely does, nor their mixture, the pattern may be `uninformed`. Too few rows:
+    `temperature` is 1 and to be inherited by the caller.
 
     Args:
         task: what is predicted.
@@ -163,6 +205,9 @@ def combine_pattern(
         config: how.
         seed: root of the random draws (only `greedy` makes any).
         available: the modalities of the pattern, for the record.
+        may_be_uninformed: whether it may be left at what is known without any input.
+        teams: of the L learners; those of one team were trained alike on different folds and share a weight
+            (`selection.teams`). Every learner is its own team when None.
     """
     spoken = speaks(predictions)
     speaking = np.flatnonzero(spoken.any(axis=1))
@@ -170,57 +215,106 @@ def combine_pattern(
         return PatternWeights(available=available, weights={})
     heard = np.flatnonzero(spoken.any(axis=0))
     predictions, target = predictions[np.ix_(speaking, heard)], target[heard]
+    team_of = team_positions([(teams or names)[i] for i in speaking])
     names = tuple(names[i] for i in speaking)
-    weights = select_weights(task, target, predictions, config, seed)
-    alone = best_single(task, target, predictions)
+    joined = joined_predictions(predictions, team_of)
+    separate = learner_losses(task, target, joined)
+    ignorant = ignorant_losses(task, target)
+    known = np.array([_errors_less(losses, ignorant[rows]) for rows, losses in separate])
+    skilled = np.flatnonzero(known > _BEYOND_NOISE)
+    # One that knows nothing cannot help, yet a little weight of it hardly hurts a mixture whose temperature makes up
+    # for it, so it would be kept.
+    heeded = skilled if len(skilled) else np.arange(len(joined))
+    weights = np.zeros(len(joined))
+    weights[heeded] = select_weights(task, target, joined[heeded], config, seed)
+    alone = best_single(task, target, joined, separate)
+    best_name = names[int(np.argmax(team_of == alone.index))]
+    together = _mixture_losses(task, target, joined, weights)
+    surest = max(known.max(), _errors_less(together, ignorant))
+    if may_be_uninformed and surest < _SURELY and len(target) >= config.min_calibration_rows:
+        return PatternWeights(
+            available=available,
+            weights={},
+            uninformed=True,
+            num_rows=len(target),
+            best_single=best_name,
+            loss=float(ignorant[alone.rows].mean()),
+            best_single_loss=float(alone.losses.mean()),
+        )
 
-    losses = _calibrated_losses(task, target[alone.rows], _with_fallback(predictions, weights)[alone.rows])
+    losses = together[alone.rows]
     gap = losses - alone.losses
     noise = float(gap.std() / np.sqrt(len(gap)))
     single_shipped = bool(gap.mean() > _BEYOND_NOISE * noise)
     if single_shipped:
-        weights = np.zeros(len(names))
+        weights = np.zeros(len(joined))
         weights[alone.index] = 1.0
+    weights = member_weights(weights, team_of)
 
     mixed = pool(predictions, weights)
     covered = mixed.covered
     concentration = concentration_of(weights)
     explained = error_std = None
-    temperature = 1.0
+    temperature, slope = 1.0, 0.0
     if task.kind == "regression":
         square = expected_square(target[covered] - mixed.values[covered], mixed, concentration)
         variance = np.maximum(target.var(axis=0), 1e-300)
         explained = float(np.clip(np.mean(1.0 - square / variance), 0.0, 1.0))
         error_std = tuple(float(s) for s in np.sqrt(square))
     elif covered.sum() >= config.min_calibration_rows:
-        temperature = fit_pool_temperature(task, target, mixed, concentration)
+        line = fit_temperature_line(task, target, mixed)
+        temperature, slope = float(line.at(concentration)), line.slope
     return PatternWeights(
         available=available,
         weights={name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0},
         temperature=temperature,
+        temperature_slope=slope,
         explained=explained,
         error_std=error_std,
         num_rows=int(covered.sum()),
-        best_single=names[alone.index],
+        best_single=best_name,
         loss=float(alone.losses.mean() if single_shipped else losses.mean()),
         best_single_loss=float(alone.losses.mean()),
         single_shipped=single_shipped,
     )
 
 
-def _with_fallback(predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mixture, or the plain mean where no learner with a weight speaks, so that every row is judged."""
-    mixed = pool(predictions, weights)
-    return np.where(mixed.covered[:, None], mixed.values, pool(predictions, np.ones(len(weights))).values)
+def ignorant_losses(task: TaskSpec, target: np.ndarray) -> np.ndarray:
+    """Loss per row [N] of the answer without any input, the frequencies or the mean of these very targets."""
+    if task.kind == "classification":
+        rate = np.bincount(target, minlength=task.num_outputs) / len(target)
+    else:
+        rate = target.mean(axis=0)
+    return calibrated_losses(task, target, np.tile(rate, (len(target), 1)))
 
 
-def _calibrated_losses(task: TaskSpec, target: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _errors_less(losses: np.ndarray, reference: np.ndarray) -> float:
+    """By how many standard errors the losses of the same rows are less than the others."""
+    gain = reference - losses
+    error = float(gain.std() / np.sqrt(len(gain)))
+    return float(gain.mean()) / error if error > 0 else float(np.sign(gain.mean())) * np.inf if gain.any() else 0.0
+
+
+def _mixture_losses(task: TaskSpec, target: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Calibrated loss of the mixture per row [N]; where no learner with a weight speaks, that of the plain mean."""
+    mixed, plain = pool(predictions, weights), pool(predictions, np.ones(len(weights)))
+    values = np.where(mixed.covered[:, None], mixed.values, plain.values)
+    if task.kind == "regression":
+        return calibrated_losses(task, target, values)
+    spread = np.where(mixed.covered, mixed.concentration, plain.concentration)
+    temperature = fit_temperature_line(task, target, mixed).at(spread)
+    return loss(task, target, apply_temperature(task, values, temperature))
+
+
+def calibrated_losses(
+    task: TaskSpec, target: np.ndarray, values: np.ndarray, whole: np.ndarray | None = None
+) -> np.ndarray:
     """Loss per row [N] after the temperature that suits these rows best.
 
-    Regression: squared error in units of the target's variance, mean over target columns.
+    Regression: squared error in units of the variance of `whole` (the `target` itself when None), mean over columns.
     """
     if task.kind == "regression":
-        scale = np.maximum(target.std(axis=0), 1e-12)
+        scale = np.maximum((target if whole is None else whole).std(axis=0), 1e-12)
         return loss(task, target / scale, values / scale)
     temperature = fit_temperature(task, target, values, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
     return loss(task, target, apply_temperature(task, values, temperature))

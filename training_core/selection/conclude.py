@@ -2,37 +2,24 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from training_core.errors import DataError, GateError
-from training_core.schema import DataSpec, TaskSpec, pattern_key, patterns_to_judge
-from training_core.selection.combination import CombinationConfig, PatternWeights, combine_pattern, drawn_rows
+from training_core.errors import GateError
+from training_core.schema import DataSpec, TaskSpec, patterns_to_judge
+from training_core.selection.answering import row_losses, with_promise
+from training_core.selection.combination import CombinationConfig, PatternWeights, combine_pattern, ignorant_losses
+from training_core.selection.conformal import fit_conformal
+from training_core.selection.evidence import Candidate, OutOfBag
 from training_core.selection.manifest import MANIFEST, EnsembleManifest, Member, with_inherited
+from training_core.selection.worth import modality_worth
+
+__all__ = ["MAX_ENUMERATED", "Candidate", "conclude", "learn_patterns", "learn_worth"]
 
 MAX_ENUMERATED = 6
 """Up to so many modalities every availability pattern has weights of its own (63 of them); beyond, see
 `schema.patterns_to_judge`."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trained learner that may become a member.
-
-    `rows` int64 [n]: data set positions of the rows outside its bag. `predictions`: what it says about them, [n, C] per
-    pattern of its own modalities (`schema.pattern_key` in the spec's order), NaN where it cannot say anything; a
-    pattern it is not listed for is one under which it stays silent.
-    """
-
-    name: str
-    kind: str
-    modalities: tuple[str, ...]
-    folder: Path
-    rows: np.ndarray
-    predictions: Mapping[str, np.ndarray]
-    score: float | None = None
 
 
 def conclude(
@@ -71,8 +58,18 @@ def conclude(
         GateError: there are no candidates.
         DataError: a candidate was judged on rows that are not among `rows`.
     """
+    from threadpoolctl import threadpool_limits
+
     if not candidates:
         raise GateError("no learner trained, so there is nothing to combine; see the failures of the single jobs")
+    config = config or CombinationConfig()
+    heard = OutOfBag(spec, candidates, rows, target, available, config, seed)
+    # Many small products: on busy cores the threads of a BLAS wait for each other most of the time (measured 6 times
+    # slower), and with one thread sums do not depend on the machine.
+    with threadpool_limits(limits=1):
+        heard.calibrate_learners()
+        patterns = learn_patterns(heard, config, seed)
+        worth = learn_worth(heard, patterns)
     members = []
     for index, candidate in enumerate(candidates):
         place = f"members/{index:03d}-{candidate.kind}"
@@ -84,16 +81,21 @@ def conclude(
                 kind=candidate.kind,
                 modalities=candidate.modalities,
                 score=candidate.score,
+                temperatures=heard.temperatures[index],
             )
         )
     prior, prior_std = _prior(spec.task, target)
+    unknown = np.tile(np.array(prior), (len(rows), 1))
+    unsure = None if prior_std is None else np.tile(np.maximum(np.array(prior_std), 1e-300), (len(rows), 1))
     manifest = EnsembleManifest(
         name=name,
         spec=spec,
         members=tuple(members),
-        patterns=learn_patterns(spec, candidates, rows, target, available, config or CombinationConfig(), seed),
+        patterns=patterns,
         prior=prior,
         prior_std=prior_std,
+        prior_conformal=fit_conformal(spec.task, target, unknown, config.coverage, config.set_method, unsure),
+        worth=worth,
         dataset=dataset,
         dataset_fingerprint=dataset_fingerprint,
         seed=seed,
@@ -102,57 +104,41 @@ def conclude(
     return manifest
 
 
-def learn_patterns(
-    spec: DataSpec,
-    candidates: Sequence[Candidate],
-    rows: np.ndarray,
-    target: np.ndarray,
-    available: Mapping[str, np.ndarray],
-    config: CombinationConfig,
-    seed: int,
-) -> tuple[PatternWeights, ...]:
-    """Weights and calibration of every listed pattern, the full set first.
+def learn_patterns(heard: OutOfBag, config: CombinationConfig, seed: int) -> tuple[PatternWeights, ...]:
+    """Weights, calibration and promise of every listed pattern, the full set first.
 
-    A pattern is learned on the rows that have all its modalities; when fewer than `min_calibration_rows` do, on all
-    rows that have any of them, as if what they lack had been hidden too. Takes what `conclude` takes.
+    Args:
+        heard: what the candidates said; see `OutOfBag.under` for the rows each pattern is learned from.
+        config: how to combine.
+        seed: root of the random draws.
     """
-    places = [_positions(candidate, rows) for candidate in candidates]
-    names = tuple(candidate.name for candidate in candidates)
-    found = []
-    for pattern in patterns_to_judge(spec.names, MAX_ENUMERATED):
-        heard = np.zeros(len(rows), bool)
-        keys = []
-        for candidate, place in zip(candidates, places, strict=True):
-            key = pattern_key(pattern, [n for n in spec.names if n in candidate.modalities])
-            keys.append(key)
-            if key in candidate.predictions:
-                heard[place[np.isfinite(candidate.predictions[key]).all(axis=1)]] = True
-        whole = heard & np.logical_and.reduce([available[n] for n in spec.names if n in pattern])
-        used = np.flatnonzero(whole if whole.sum() >= config.min_calibration_rows else heard)
-        used = drawn_rows(used, len(candidates), spec.task.num_outputs, config, seed)
-        index_of = np.full(len(rows), -1)
-        index_of[used] = np.arange(len(used))
-        stack = np.full((len(candidates), len(used), spec.task.num_outputs), np.nan)
-        for slot, candidate, place, key in zip(stack, candidates, places, keys, strict=True):
-            if key in candidate.predictions:
-                kept = index_of[place] >= 0
-                slot[index_of[place][kept]] = candidate.predictions[key][kept]
-        present = tuple(n for n in spec.names if n in pattern)
-        found.append(combine_pattern(spec.task, target[used], stack, names, config, seed, present))
-    return with_inherited(found, config.min_calibration_rows)
+    names = heard.spec.names
+    found: list[PatternWeights] = []
+    for pattern in patterns_to_judge(names, MAX_ENUMERATED):
+        seen = heard.under(pattern)
+        present = tuple(n for n in names if n in pattern)
+        partial = len(present) < len(names)
+        said = (heard.spec.task, seen.target, seen.predictions, seen.names)
+        found.append(combine_pattern(*said, config, seed, present, partial, seen.teams))
+    inherited = with_inherited(found, config.min_calibration_rows)
+    # Gathered again rather than kept: the answers of all learners under all patterns can be many gigabytes.
+    return tuple(
+        with_promise(heard.spec.task, learned, heard.under(learned.pattern), config, seed) for learned in inherited
+    )
 
 
-def _positions(candidate: Candidate, rows: np.ndarray) -> np.ndarray:
-    """Where in `rows` each of the candidate's rows is, int64 [n]."""
-    order = np.argsort(rows, kind="stable")
-    place = order[np.minimum(np.searchsorted(rows, candidate.rows, sorter=order), len(rows) - 1)]
-    strangers = int(np.sum(rows[place] != candidate.rows))
-    if strangers:
-        raise DataError(
-            f"{candidate.name}: {strangers} of its {len(place)} out-of-bag rows are not training rows of this data "
-            "set; it was trained on another version, so train it again"
-        )
-    return place
+def learn_worth(heard: OutOfBag, patterns: Sequence[PatternWeights]) -> dict[str, float]:
+    """What each modality is worth to the ensemble; see `worth.modality_worth`. In nats, or shares of the variance."""
+    task, names, target = heard.spec.task, heard.spec.names, heard.target
+    scale = np.maximum(target.std(axis=0), 1e-12) if task.kind == "regression" else None
+    full = frozenset(names)
+    asked = {full, *(frozenset({n}) for n in names), *(full - {n} for n in names)}
+    losses = {
+        learned.pattern: row_losses(task, learned, heard.under(learned.pattern), len(target), scale)
+        for learned in patterns
+        if learned.pattern in asked
+    }
+    return modality_worth(losses, ignorant_losses(task, target), names)
 
 
 def _prior(task: TaskSpec, target: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...] | None]:

@@ -5,21 +5,24 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pydantic
 
 from training_core.errors import DataError, StorageError
-from training_core.evaluation.calibration import apply_temperature, confidence
 from training_core.evaluation.predictions import Predictions
 from training_core.schema import DataSpec, Pattern, Samples, TaskSpec
+from training_core.selection.combination import PatternWeights
 from training_core.selection.manifest import MANIFEST, EnsembleManifest, Member, nearest
-from training_core.selection.pooling import pool
+from training_core.selection.pattern_predictions import (
+    PatternPredictions,
+    PatternRule,
+    Weighting,
+)
+from training_core.selection.worth import modality_shares
 
-Weighting = Literal["selected", "mean"]
 _BLOCK_ROWS = 65_536
 """Rows predicted at a time: bounds the memory for all learners' answers, which are held together."""
 
@@ -34,16 +37,6 @@ class Learner(Protocol):
     def predict(self, samples: Samples) -> np.ndarray:
         """Answers float64 [N, C]; NaN rows where it is not usable."""
         ...
-
-
-@dataclass(frozen=True)
-class PatternRule:
-    """How rows of one availability pattern are answered."""
-
-    weights: dict[str, float]
-    temperature: float
-    explained: float
-    error_std: tuple[float, ...] | None
 
 
 class Ensemble:
@@ -109,10 +102,26 @@ class Ensemble:
         named = [found.best_single for found in self.manifest.patterns if found.best_single]
         return named[0] if named else self.members[0].name
 
+    @property
+    def coverage(self) -> float | None:
+        """How often its sets and intervals are to hold the truth; None when it promises nothing."""
+        return next((found.conformal.coverage for found in self.manifest.patterns if found.conformal), None)
+
     def weights(self, pattern: Pattern | None = None) -> dict[str, float]:
         """Weight per learner (all members) under `pattern`, by default when every modality is present; sum 1 or 0."""
         rule = self.rule(frozenset(self.spec.names) if pattern is None else pattern)
         return {member.name: rule.weights.get(member.name, 0.0) for member in self.members}
+
+    def modality_weights(self, pattern: Pattern | None = None) -> dict[str, float]:
+        """How much of the weight under `pattern` (by default the full set) falls on each modality, sum 1.
+
+        A learner's weight is divided among those of its modalities that are there by what each is worth to the
+        ensemble (`worth.modality_worth`): a modality of noise is worth nothing, though learners that look at everything
+        look at it, too. All 0 when no learner answers.
+        """
+        pattern = frozenset(self.spec.names) if pattern is None else pattern
+        looks_at = {m.name: tuple(n for n in m.modalities if n in pattern) for m in self.members}
+        return modality_shares(self.rule(pattern).weights, looks_at, self.manifest.worth, self.spec.names)
 
     def learner(self, name: str) -> Learner:
         """The trained learner called `name`, read on first use.
@@ -145,15 +154,7 @@ class Ensemble:
             return self.under_patterns(samples).predict(weighting=weighting)
         starts = range(0, len(samples), _BLOCK_ROWS)
         blocks = [samples.take(np.arange(s, min(s + _BLOCK_ROWS, len(samples)))) for s in starts]
-        parts = [self.under_patterns(block).predict(weighting=weighting) for block in blocks]
-        return Predictions(
-            values=np.concatenate([part.values for part in parts]),
-            confidence=np.concatenate([part.confidence for part in parts]),
-            num_learners=np.concatenate([part.num_learners for part in parts]),
-            std=np.concatenate([part.std for part in parts if part.std is not None])
-            if parts[0].std is not None
-            else None,
-        )
+        return Predictions.joined([self.under_patterns(block).predict(weighting=weighting) for block in blocks])
 
     def predict_member(self, name: str, samples: Samples) -> Predictions:
         """What one learner says by itself, uncalibrated; rows it cannot answer for get what is known without input.
@@ -176,7 +177,8 @@ class Ensemble:
 
         Listed patterns use what was learned for them. An unlisted one uses the weights of all listed patterns, summed,
         of the learners that can answer under it, and the calibration of the nearest listed pattern. Without any
-        weight, all learners that can answer count the same; without any such learner the weights are empty.
+        weight, all learners that can answer count the same; without any such learner, and under an uninformed pattern,
+        the weights are empty.
         """
         if (pattern, weighting) not in self._rules:
             self._rules[pattern, weighting] = self._make_rule(pattern, weighting)
@@ -185,6 +187,8 @@ class Ensemble:
     def _make_rule(self, pattern: Pattern, weighting: Weighting) -> PatternRule:
         listed = self.manifest.patterns
         own = next((found for found in listed if found.pattern == pattern), None)
+        if own is not None and own.uninformed and weighting == "selected":
+            return PatternRule({}, own)
         weights: dict[str, float] = {}
         if weighting == "selected":
             weights = self._usable(own.weights, pattern) if own else {}
@@ -198,102 +202,15 @@ class Ensemble:
             weights = self._usable({member.name: 1.0 for member in self.members}, pattern)
         total = sum(weights.values())
         found = own or nearest(pattern, (found for found in listed if found.weights))
-        return PatternRule(
-            weights={m.name: weights[m.name] / total for m in self.members if m.name in weights},
-            temperature=found.temperature if found and weighting == "selected" else 1.0,
-            explained=(found.explained or 0.0) if found else 0.0,
-            error_std=found.error_std if found else None,
-        )
+        if found is None or weighting == "mean":
+            explained = found.explained if found else None
+            found = PatternWeights(available=self._in_order(pattern), weights={}, explained=explained)
+        return PatternRule({m.name: weights[m.name] / total for m in self.members if m.name in weights}, found)
+
+    def _in_order(self, pattern: Pattern) -> tuple[str, ...]:
+        return tuple(name for name in self.spec.names if name in pattern)
 
     def _usable(self, weights: Mapping[str, float], pattern: Pattern) -> dict[str, float]:
         """Those of `weights` whose learners can answer with the modalities in `pattern`."""
         row = {name: np.array([name in pattern]) for name in self.spec.names}
         return {name: w for name, w in weights.items() if w > 0 and self.learner(name).usable(row)[0]}
-
-
-class PatternPredictions:
-    """One set of samples, predicted with different modalities hidden.
-
-    A learner is asked once per part of its own modalities that is left, however many patterns leave that part.
-    """
-
-    def __init__(self, ensemble: Ensemble, samples: Samples) -> None:
-        """Hold `samples`.
-
-        Raises:
-            DataError: a modality of the spec is not in `samples`.
-        """
-        absent = [n for n in ensemble.spec.names if n not in samples.inputs or n not in samples.available]
-        if absent:
-            raise DataError(
-                f"samples have no modality {', '.join(absent)}; this ensemble knows {', '.join(ensemble.spec.names)} "
-                "(a missing modality is given too, marked as unavailable)"
-            )
-        self._ensemble = ensemble
-        self._samples = samples
-        self._available = samples.availability(ensemble.spec.names)
-        self._modalities = {member.name: member.modalities for member in ensemble.members}
-        self._answers: dict[tuple[str, Pattern], np.ndarray] = {}
-
-    def predict(self, pattern: Pattern | None = None, weighting: Weighting = "selected") -> Predictions:
-        """Predictions with every modality outside `pattern` hidden; None hides nothing. See `Ensemble.predict`."""
-        ensemble = self._ensemble
-        names = ensemble.spec.names
-        pattern = frozenset(names) if pattern is None else pattern
-        seen = self._available & np.array([name in pattern for name in names])
-        masks, group_of_row = np.unique(seen, axis=0, return_inverse=True)
-        group_of_row = group_of_row.reshape(-1)
-        present = [frozenset(n for n, here in zip(names, mask, strict=True) if here) for mask in masks]
-        rules = [ensemble.rule(group, weighting) for group in present]
-
-        asked = [m.name for m in ensemble.members if any(m.name in rule.weights for rule in rules)]
-        values, num_learners = self._prior(), np.zeros(len(seen), np.int64)
-        if asked:
-            by_group = np.array([[rule.weights.get(name, 0.0) for rule in rules] for name in asked])
-            answers = np.stack([self._answer(name, pattern) for name in asked])
-            mixed = pool(answers, by_group[:, group_of_row])
-            values = np.where(mixed.covered[:, None], mixed.values, values)
-            num_learners = mixed.num_learners
-        for index, rule in enumerate(rules):
-            rows = np.flatnonzero((group_of_row == index) & (num_learners > 0))
-            values[rows] = apply_temperature(ensemble.task, values[rows], rule.temperature)
-
-        explained = np.array([rule.explained for rule in rules])[group_of_row] if rules else np.zeros(0)
-        std = None
-        if ensemble.task.kind == "regression" and weighting == "selected" and ensemble.manifest.prior_std:
-            unknown = ensemble.manifest.prior_std
-            std = np.array([rule.error_std or unknown for rule in rules]).reshape(-1, len(unknown))[group_of_row]
-            std = np.where((num_learners > 0)[:, None], std, np.array(unknown))
-        return Predictions(
-            values=values,
-            confidence=confidence(ensemble.task, values, np.where(num_learners > 0, explained, 0.0)),
-            num_learners=num_learners,
-            std=std,
-        )
-
-    def predict_member(self, name: str, pattern: Pattern | None = None) -> Predictions:
-        """What one learner says by itself with every modality outside `pattern` hidden; see `Ensemble.predict_member`.
-
-        Regression: its confidence is its own score out of bag.
-        """
-        ensemble = self._ensemble
-        pattern = frozenset(ensemble.spec.names) if pattern is None else pattern
-        mixed = pool(self._answer(name, pattern)[None], np.ones(1))
-        values = np.where(mixed.covered[:, None], mixed.values, self._prior())
-        score = next(member.score for member in ensemble.members if member.name == name) or 0.0
-        return Predictions(
-            values=values,
-            confidence=confidence(ensemble.task, values, np.where(mixed.covered, score, 0.0)),
-            num_learners=mixed.num_learners,
-        )
-
-    def _answer(self, name: str, pattern: Pattern) -> np.ndarray:
-        """The learner's answers, NaN where it has none, with what lies outside `pattern` hidden."""
-        learner = self._ensemble.learner(name)
-        own = frozenset(self._modalities[name])
-        if (name, own & pattern) not in self._answers:
-            self._answers[name, own & pattern] = learner.predict(self._samples.without(own - pattern))
-        return self._answers[name, own & pattern]
-
-    def _prior(self) -> np.ndarray:
-        return np.tile(np.array(self._ensemble.manifest.prior), (len(self._samples), 1))

@@ -1,9 +1,12 @@
 """The learners of a run in one table, the best first."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from training_core.config import Config
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Report(Protocol):
@@ -46,7 +49,7 @@ class Report(Protocol):
 
     @property
     def status(self) -> str:
-        """trained, reused or failed."""
+        """trained, reused, failed or skipped."""
         ...
 
 
@@ -76,7 +79,7 @@ class LeaderboardRow(Config):
 
 
 def leaderboard(reports: Iterable[Report], weights: Mapping[str, float]) -> tuple[LeaderboardRow, ...]:
-    """One row per report: by score, best first, those without a score last, then by name.
+    """One row per report: by score, best first, those without a score last, then by name; without skipped ones.
 
     Scores are of different rows (each learner's own out-of-bag ones), so close ones are not to be compared.
     """
@@ -93,5 +96,14 @@ def leaderboard(reports: Iterable[Report], weights: Mapping[str, float]) -> tupl
             status=report.status,
         )
         for report in reports
+        if report.status != "skipped"
     ]
     return tuple(sorted(rows, key=lambda row: (row.score is None, -(row.score or 0.0), row.name)))
+
+
+def leaderboard_frame(rows: Iterable[LeaderboardRow]) -> "pd.DataFrame":
+    """The same as a data frame, in the same order; `modalities` as `a+b`."""
+    import pandas as pd
+
+    cells = [{**row.model_dump(), "modalities": "+".join(row.modalities)} for row in rows]
+    return pd.DataFrame(cells, columns=list(LeaderboardRow.model_fields))

@@ -1,10 +1,11 @@
 """What an ensemble is made of, as the value that is stored beside its learners in `ensemble.json`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from training_core.config import Config
-from training_core.schema import DataSpec, Pattern, TaskSpec
+from training_core.schema import DataSpec, Pattern, TaskSpec, pattern_key
 from training_core.selection.combination import PatternWeights
+from training_core.selection.conformal import ConformalRule
 
 MANIFEST = "ensemble.json"
 
@@ -20,6 +21,13 @@ class Member(Config):
     modalities: tuple[str, ...]
     score: float | None = None
     """The task's metric on rows outside its bag."""
+    temperatures: Mapping[str, float] = {}
+    """What its answers are calibrated with before they are mixed, per set of modalities it is left with
+    (`schema.pattern_key`); 1 where none is given."""
+
+    def temperature(self, pattern: Pattern) -> float:
+        """Its temperature when only the modalities in `pattern` are there."""
+        return self.temperatures.get(pattern_key(pattern, self.modalities), 1.0)
 
 
 class EnsembleManifest(Config):
@@ -35,6 +43,11 @@ class EnsembleManifest(Config):
     """What is known without any input: class or label frequencies, or target means, of the training rows."""
     prior_std: tuple[float, ...] | None = None
     """Regression: standard deviation of each target column over the training rows."""
+    prior_conformal: ConformalRule | None = None
+    """What `prior` promises as an answer."""
+    worth: Mapping[str, float] = {}
+    """Loss that each modality saves out of bag, in nats or shares of the target's variance; see
+    `worth.modality_worth`."""
     dataset: str = ""
     """`name@version` it was trained on."""
     dataset_fingerprint: str = ""
@@ -61,7 +74,8 @@ def with_inherited(patterns: Sequence[PatternWeights], min_rows: int) -> tuple[P
     for found in patterns:
         source = found if found in rich else nearest(found.pattern, rich)
         if source is not None and source is not found:
-            calibration = {name: getattr(source, name) for name in ("temperature", "explained", "error_std")}
+            taken = ("temperature", "temperature_slope", "explained", "error_std")
+            calibration = {name: getattr(source, name) for name in taken}
             found = found.model_copy(update=calibration)
         result.append(found)
     return tuple(result)

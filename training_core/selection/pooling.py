@@ -35,6 +35,10 @@ class Pool:
         """Rows somebody speaks for, bool [N]."""
         return self.num_learners > 0
 
+    def take(self, rows: np.ndarray) -> "Pool":
+        """The same for some of the rows."""
+        return Pool(self.values[rows], self.concentration[rows], self.num_learners[rows])
+
 
 def pool(predictions: np.ndarray, weights: np.ndarray) -> Pool:
     """Mix predictions, each row's weights scaled to sum to 1 over the learners that speak for it.
@@ -67,26 +71,37 @@ def concentration_of(weights: np.ndarray) -> float:
     return float(np.sum(weights**2) / np.sum(weights) ** 2)
 
 
-def fit_pool_temperature(task: TaskSpec, target: np.ndarray, mixed: Pool, concentration: float) -> float:
-    """The temperature for a pool of the given `concentration`, from rows for which other numbers of learners spoke.
+@dataclass(frozen=True)
+class TemperatureLine:
+    """The temperature a pool needs, level · (1 + slope · concentration), within the usual bounds."""
+
+    level: float
+    slope: float = 0.0
+
+    def at(self, concentration: float | np.ndarray) -> np.ndarray:
+        """The temperature of pools of the given `concentration`, in its shape."""
+        return np.clip(self.level * (1.0 + self.slope * concentration), LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+
+
+def fit_temperature_line(task: TaskSpec, target: np.ndarray, mixed: Pool) -> TemperatureLine:
+    """The temperature of a pool as a function of how many learners it is made of, from rows where that differs.
 
     A row out of bag is spoken for by the few learners that did not train on it, at prediction time by all of them. A
     mean over more learners is less noisy and, having been flattened, deserves a lower temperature: one fitted as if
     both were the same is systematically unsure. So the temperature is fitted as a line in the concentration,
-    a · (1 + c · concentration), by maximum likelihood, and read off where the pool will be used. Measured on learners
+    a · (1 + c · concentration), by maximum likelihood, to be read off where the pool is used. Measured on learners
     of which any number can be heard, the temperature is close to such a line from one learner to all, with c from 0.3
     (learners that agree) to 3.5 (that err independently); c is bounded to [0, `_STEEPEST`] and shrunk towards 0, for
-    where few different concentrations were met it is hardly known. The result is bounded to [`LOWEST_TEMPERATURE`,
-    `HIGHEST_TEMPERATURE`]; 1 for regression.
+    where few different concentrations were met it is hardly known. Regression: 1 everywhere.
     """
     from scipy.optimize import minimize
 
     if task.kind == "regression":
-        return 1.0
+        return TemperatureLine(1.0)
     covered = mixed.covered
     values, target, spread = mixed.values[covered], target[covered], mixed.concentration[covered]
     if not len(values) or np.ptp(spread) < 1e-6:
-        return fit_temperature(task, target, values, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+        return TemperatureLine(fit_temperature(task, target, values, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
     logits, hit = choices(task, values, target)
     spread = np.repeat(spread, len(logits) // len(values))
     num = len(logits)
@@ -105,23 +120,27 @@ def fit_pool_temperature(task: TaskSpec, target: np.ndarray, mixed: Pool, concen
 
     bounds = [(LOWEST_TEMPERATURE / 4, HIGHEST_TEMPERATURE), (0.0, _STEEPEST)]
     line = minimize(objective, np.array([0.8, 0.2]), jac=True, method="L-BFGS-B", bounds=bounds).x
-    temperature = line[0] * (1.0 + line[1] * concentration)
-    return float(np.clip(temperature, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+    return TemperatureLine(float(line[0]), float(line[1]))
 
 
-def expected_square(error: np.ndarray, mixed: Pool, concentration: float) -> np.ndarray:
-    """Mean squared error, [K], to be expected of a pool of the given `concentration`; `error` [N, K] of covered rows.
+def expected_square(error: np.ndarray, mixed: Pool, concentration: float | np.ndarray) -> np.ndarray:
+    """Mean squared error to be expected of a pool of the given `concentration`; `error` [N, K] of covered rows.
 
-    As in `fit_pool_temperature`: a least-squares line in the concentration, read off where the pool will be used. Its
+    As in `fit_temperature_line`: a least-squares line in the concentration, read off where the pool will be used. Its
     slope counts only as far as it exceeds its standard error, and the result is never below half of what was seen.
+
+    Returns:
+        [K], or [n, K] for concentrations [n].
     """
     squares = error**2
     seen = squares.mean(axis=0)
     spread = mixed.concentration[mixed.covered]
     away = spread - spread.mean()
     leverage = float(away @ away)
-    if leverage < 1e-9:
-        return seen
-    slope = away @ (squares - seen) / leverage
-    doubt = np.sqrt(np.mean((squares - seen - away[:, None] * slope) ** 2, axis=0) / leverage)
-    return np.maximum(seen + np.maximum(slope - doubt, 0.0) * (concentration - spread.mean()), seen / 2)
+    slope = np.zeros_like(seen)
+    if leverage >= 1e-9:
+        raw = away @ (squares - seen) / leverage
+        doubt = np.sqrt(np.mean((squares - seen - away[:, None] * raw) ** 2, axis=0) / leverage)
+        slope = np.maximum(raw - doubt, 0.0)
+    further = np.asarray(concentration)[..., None] - spread.mean()
+    return np.maximum(seen + slope * further, seen / 2)

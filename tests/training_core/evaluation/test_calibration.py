@@ -99,6 +99,16 @@ def test_a_temperature_keeps_the_order_of_classes_and_the_sum():
     assert apply_temperature(CLASSES, p, 1.0) == pytest.approx(p, abs=1e-5)
 
 
+def test_every_row_may_have_a_temperature_of_its_own():
+    p, _ = calibrated_world(3)
+    each = apply_temperature(CLASSES, p, np.array([0.5, 1.0, 3.0]))
+    assert each == pytest.approx(
+        np.concatenate([apply_temperature(CLASSES, p[i : i + 1], t) for i, t in enumerate([0.5, 1.0, 3.0])])
+    )
+    labels = apply_temperature(LABELS, p[:, :2], np.array([0.5, 1.0, 3.0]))
+    assert labels[2] == pytest.approx(apply_temperature(LABELS, p[2:, :2], 3.0)[0])
+
+
 def test_a_class_that_was_ruled_out_is_given_a_little():
     assert apply_temperature(CLASSES, np.array([[1.0, 0.0, 0.0]]), 1.0).min() > 0
     certain = apply_temperature(LABELS, np.array([[1.0, 0.0]]), 1.0)

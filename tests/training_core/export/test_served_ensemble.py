@@ -175,9 +175,22 @@ def test_multilabel_predictions_list_the_labels_of_even_odds():
     assert answer["probability_b"].tolist() == [0.9, 0.2]
 
 
+@pytest.mark.parametrize("task", [TaskSpec.classification("abc"), TaskSpec.multilabel("abc")], ids=lambda t: t.kind)
+def test_sets_are_listed_the_likeliest_first(task):
+    values, sets = np.array([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]]), np.array([[True, True, False], [False] * 3])
+    answer = predictions_frame(task, Predictions(values, np.ones(2), np.ones(2, int), sets=sets))
+    assert answer["prediction_set"].tolist() == ["b, a", ""]
+    assert tuple(answer.columns) == prediction_columns(task)
+    without = predictions_frame(task, Predictions(values, np.ones(2), np.ones(2, int)))
+    assert without["prediction_set"].tolist() == ["", ""]
+
+
 def test_regression_predictions_have_a_column_per_target():
     task = TaskSpec.regression(["height", "weight"])
-    predictions = Predictions(np.array([[1.0, 2.0]]), np.array([0.5]), np.array([3]), std=np.array([[0.1, 0.2]]))
+    predictions = Predictions(
+        np.array([[1.0, 2.0]]), np.array([0.5]), np.array([3]), std=np.array([[0.1, 0.2]]),
+        lower=np.array([[0.5, 1.0]]), upper=np.array([[1.5, 3.0]]),
+    )  # fmt: skip
     answer = predictions_frame(task, predictions)
     assert tuple(answer.columns) == prediction_columns(task)
     assert answer.iloc[0].to_dict() == {
@@ -186,6 +199,10 @@ def test_regression_predictions_have_a_column_per_target():
         "confidence": 0.5,
         "std_height": 0.1,
         "std_weight": 0.2,
+        "lower_height": 0.5,
+        "lower_weight": 1.0,
+        "upper_height": 1.5,
+        "upper_weight": 3.0,
         "num_learners": 3,
     }
 
@@ -194,7 +211,7 @@ def test_single_regression_target_is_just_the_prediction():
     predictions = Predictions(np.array([[1.5]]), np.array([0.5]), np.array([3]))
     answer = predictions_frame(TaskSpec.regression(["price"]), predictions)
     assert answer["prediction"].tolist() == [1.5]
-    assert answer["std"].isna().all()
+    assert answer[["std", "lower", "upper"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize(

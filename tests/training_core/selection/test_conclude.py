@@ -15,6 +15,7 @@ from training_core.schema import DataSpec, ModalitySpec, Samples, TaskSpec, patt
 from training_core.selection.combination import CombinationConfig
 from training_core.selection.conclude import Candidate, conclude, learn_patterns
 from training_core.selection.ensemble import Ensemble
+from training_core.selection.evidence import OutOfBag
 from training_core.selection.leaderboard import leaderboard
 
 NAMES = ("good", "weak", "noise")
@@ -98,8 +99,8 @@ def test_an_ensemble_on_disk_predicts_under_every_pattern(tmp_path, task):
     under = ensemble.under_patterns(test)
     table = {row.available: row for row in pattern_table(task, under.predict, test.target, NAMES)}
     assert table[NAMES].score > table[("weak",)].score
-    assert table[("good",)].score > table[("weak",)].score > table[("noise",)].score
-    assert table[NAMES].confidence > table[("weak",)].confidence > table[("noise",)].confidence
+    assert table[("good",)].score > table[("weak",)].score >= table[("noise",)].score
+    assert table[NAMES].confidence > table[("weak",)].confidence >= table[("noise",)].confidence
     for pattern in patterns_to_judge(NAMES):
         found = under.predict(pattern)
         assert np.isfinite(found.values).all() and np.isfinite(found.confidence).all()
@@ -113,7 +114,10 @@ def test_the_learners_of_the_noise_get_hardly_any_weight(tmp_path):
     weights = ensemble.weights()
     assert sum(weights.values()) == pytest.approx(1.0)
     assert weights["bag-3"] < 0.05
-    assert ensemble.weights(frozenset({"noise"}))["bag-3"] > 0.05
+    assert sum(ensemble.weights(frozenset({"noise"})).values()) == 0.0  # where nothing else is left, nothing is known
+    nothing = ensemble.under_patterns(world(50, seed=2)).predict(frozenset({"noise"}))
+    assert nothing.values == pytest.approx(np.tile(ensemble.manifest.prior, (50, 1)))
+    assert nothing.num_learners.max() == 0
 
 
 def test_confidence_is_honest_under_every_pattern(tmp_path):
@@ -148,7 +152,9 @@ def test_a_pattern_is_learned_from_the_rows_that_have_all_of_it(tmp_path):
     data = world(400, missing=0.3)
     positions = np.arange(400)
     chosen = candidates(tmp_path, data, positions)
-    learned = learn_patterns(spec(), chosen, positions, data.target, data.available, CombinationConfig(), 0)
+    config = CombinationConfig()
+    heard = OutOfBag(spec(), chosen, positions, data.target, data.available, config, 0)
+    learned = learn_patterns(heard, config, 0)
     whole = np.logical_and.reduce(list(data.available.values())).sum()
     assert learned[0].available == NAMES
     assert 50 <= learned[0].num_rows <= whole
@@ -183,7 +189,7 @@ def test_rows_of_another_dataset_are_refused(tmp_path):
     data = world(100)
     chosen = candidates(tmp_path, data, np.arange(100), num_bags=1)
     with pytest.raises(DataError, match="not training rows"):
-        learn_patterns(spec(), chosen, np.arange(50), data.target[:50], data.available, CombinationConfig(), 0)
+        OutOfBag(spec(), chosen, np.arange(50), data.target[:50], data.available, CombinationConfig(), 0)
 
 
 def test_a_net_and_a_linear_learner_make_an_ensemble_that_survives_a_missing_modality(tmp_path):

@@ -90,7 +90,7 @@ def test_a_pattern_that_is_not_listed_borrows_the_summed_weights_and_the_nearest
     rule = toy.rule(frozenset({"pix", "pro"}))
     # p has .25 + .5, pf has .5, f cannot answer
     assert rule.weights == pytest.approx({"p": 0.6, "pf": 0.4})
-    assert rule.temperature == 1.0  # as far from the full set as from pix alone: the first
+    assert rule.learned.temperature == 1.0  # as far from the full set as from pix alone: the first
     assert toy.rule(frozenset({"fou"})).weights == pytest.approx({"f": 0.6, "pf": 0.4})
 
 

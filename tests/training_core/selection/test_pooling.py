@@ -3,7 +3,7 @@ import pytest
 
 from training_core.evaluation.calibration import fit_temperature
 from training_core.schema import TaskSpec
-from training_core.selection.pooling import concentration_of, expected_square, fit_pool_temperature, pool
+from training_core.selection.pooling import concentration_of, expected_square, fit_temperature_line, pool
 
 CLASSES = TaskSpec.classification("ab")
 
@@ -54,7 +54,7 @@ def test_a_pool_of_many_gets_the_temperature_many_need_though_few_spoke_out_of_b
     heard = np.where(draws.random((24, 6000, 1)) < 0.2, predictions, np.nan)
     few = pool(heard, weights)
     naive = fit_temperature(CLASSES, target[few.covered], few.values[few.covered])
-    fitted = fit_pool_temperature(CLASSES, target, few, concentration_of(weights))
+    fitted = fit_temperature_line(CLASSES, target, few).at(concentration_of(weights))
     assert naive > needed * 1.3
     assert fitted == pytest.approx(needed, rel=0.1)
 
@@ -62,7 +62,7 @@ def test_a_pool_of_many_gets_the_temperature_many_need_though_few_spoke_out_of_b
 def test_when_all_rows_have_as_many_speakers_it_is_the_plain_temperature():
     predictions, target, _ = noisy_learners(5, 500)
     mixed = pool(predictions, np.ones(5))
-    assert fit_pool_temperature(CLASSES, target, mixed, 0.2) == fit_temperature(CLASSES, target, mixed.values)
+    assert fit_temperature_line(CLASSES, target, mixed).at(0.2) == fit_temperature(CLASSES, target, mixed.values)
 
 
 def test_the_error_of_a_pool_of_many_is_read_off_the_line():
@@ -73,3 +73,6 @@ def test_the_error_of_a_pool_of_many_is_read_off_the_line():
     seen = mixed.values[mixed.covered]
     square = expected_square(seen, mixed, 1 / 20)
     assert seen.var() / 2 <= square[0] < seen.var() * 0.8
+    at_each = expected_square(seen, mixed, np.array([1 / 20, 1.0]))
+    assert at_each.shape == (2, 1)
+    assert at_each[0, 0] == square[0] < at_each[1, 0]

@@ -177,13 +177,30 @@ def test_the_combination_is_never_worse_than_the_best_single_learner_beyond_nois
 
 
 def test_the_single_learner_is_shipped_when_mixing_only_hurts():
-    """One learner is nearly perfect, a forced even mixture with noise is far from it."""
-    predictions, target = world([0.0] * 6, num_rows=800, out_of_bag=1.0)
+    """One learner is nearly perfect, a forced even mixture with poor ones is far from it."""
+    predictions, target = world([0.7] * 6, num_rows=800, out_of_bag=1.0)
     predictions[2] = np.eye(3)[target] * 0.97 + 0.01
     config = CombinationConfig(evenness=1e6)
     found = combine_pattern(CLASSES, target, predictions, tuple("abcdef"), config, 0)
     assert found.single_shipped
     assert found.weights == {"c": 1.0}
+
+
+def test_learners_that_know_nothing_get_no_weight_at_all():
+    predictions, target = world([2.0, 0.0, 0.0, 0.0, 1.0], num_rows=900)
+    found = combine_pattern(CLASSES, target, predictions, tuple("abcde"), CombinationConfig(evenness=1e6), 0)
+    assert found.weights == pytest.approx({"a": 0.5, "e": 0.5}, abs=1e-3)
+
+
+def test_a_pattern_that_tells_nothing_is_found_out_only_where_it_may_be():
+    predictions, target = world([0.0, 0.0, 0.0], num_rows=900)
+    given = (CLASSES, target, predictions, tuple("abc"), CombinationConfig(), 0)
+    found = combine_pattern(*given, may_be_uninformed=True)
+    assert (
+        found.uninformed and found.weights == {} and found.num_rows == np.isfinite(predictions).any(axis=(0, 2)).sum()
+    )
+    assert found.loss == pytest.approx(np.log(3), abs=0.02)
+    assert len(combine_pattern(*given).weights) == 3
 
 
 def test_a_mixture_beats_its_members_on_fresh_rows():

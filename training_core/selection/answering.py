@@ -1,0 +1,141 @@
+"""From what learners say to an answer under one pattern: calibrated, corrected where that pays, with a promise.
+
+The same steps serve out of bag, where the promise is learned, and at prediction time, where it is kept.
+"""
+
+import numpy as np
+
+from training_core.evaluation.calibration import apply_temperature
+from training_core.evaluation.metrics import loss
+from training_core.schema import TaskSpec
+from training_core.selection.combination import CombinationConfig, PatternWeights
+from training_core.selection.conformal import fit_conformal
+from training_core.selection.evidence import Evidence
+from training_core.selection.pooling import Pool, TemperatureLine, concentration_of, expected_square, pool
+from training_core.selection.spread import disagreement, fit_spread
+from training_core.selection.stacking import apply_stacker, fit_stacker
+
+
+def temperature_line(learned: PatternWeights) -> TemperatureLine:
+    """The pattern's temperature for pools of any concentration, as it was read off for its own."""
+    own = concentration_of(np.array(list(learned.weights.values()))) if learned.weights else 1.0
+    steepness = learned.temperature_slope
+    return TemperatureLine(learned.temperature / (1.0 + steepness * own), steepness)
+
+
+def calibrated_values(
+    task: TaskSpec,
+    learned: PatternWeights,
+    mixed: Pool,
+    predictions: np.ndarray,
+    weights: np.ndarray,
+    names: tuple[str, ...],
+) -> np.ndarray:
+    """The answers [N, C] to a pool: its temperature for as many learners as spoke, and the stacker's correction.
+
+    `weights` [L] or [L, N]; `predictions` and `names` as in `Evidence`, every row spoken for.
+    """
+    values = apply_temperature(task, mixed.values, temperature_line(learned).at(mixed.concentration))
+    if learned.stacker is None:
+        return values
+    return apply_stacker(task, learned.stacker, values, predictions, weights, names)
+
+
+def error_factors(
+    learned: PatternWeights, values: np.ndarray, predictions: np.ndarray, weights: np.ndarray, mixed: Pool
+) -> np.ndarray:
+    """Regression: by how much the error to be expected exceeds the pattern's usual one, [N, K]."""
+    if learned.spread is None:
+        return np.ones_like(values)
+    return learned.spread.factors(values, disagreement(predictions, weights, mixed))
+
+
+def row_losses(
+    task: TaskSpec, learned: PatternWeights, evidence: Evidence, num_rows: int, scale: np.ndarray | None
+) -> np.ndarray:
+    """The ensemble's loss on each of `num_rows` training rows under the pattern, [num_rows]; NaN where it has none.
+
+    `scale` [K]: regression, the unit of each target column.
+    """
+    weights = np.array([learned.weights.get(name, 0.0) for name in evidence.names])
+    lost = np.full(num_rows, np.nan)
+    if weights.any():
+        mixed = pool(evidence.predictions, weights)
+        rows = np.flatnonzero(mixed.covered)
+        mixed, said = mixed.take(rows), evidence.predictions[:, rows]
+        values = calibrated_values(task, learned, mixed, said, weights, evidence.names)
+        unit = 1.0 if scale is None else scale
+        lost[evidence.rows[rows]] = loss(
+            task, evidence.target[rows] if scale is None else evidence.target[rows] / scale, values / unit
+        )
+    return lost
+
+
+def with_promise(
+    task: TaskSpec, learned: PatternWeights, evidence: Evidence, config: CombinationConfig, seed: int
+) -> PatternWeights:
+    """`learned` with everything that is learned once its weights and its temperature stand.
+
+    The stacker, if it earns its place; for regression what makes errors large; and the thresholds of the promised
+    coverage. Out of bag fewer learners speak than later: temperatures and expected errors are those for as many as
+    spoke, so the scores compare, and what cannot be levelled out makes the promise a cautious one.
+    """
+    weights = np.array([learned.weights.get(name, 0.0) for name in evidence.names])
+    kept = weights > 0
+    if not kept.any():
+        return learned
+    weights, names = weights[kept], tuple(n for n, used in zip(evidence.names, kept, strict=True) if used)
+    predictions = evidence.predictions[kept]
+    rows = np.isfinite(predictions).all(axis=2).any(axis=0)
+    predictions, target = predictions[:, rows], evidence.target[rows]
+    if not len(target):
+        return learned
+    mixed = pool(predictions, weights)
+    enough = len(target) >= config.min_calibration_rows
+    values = calibrated_values(task, learned, mixed, predictions, weights, names)
+    if config.stacking and enough:
+        stacker = fit_stacker(task, target, values, predictions, weights, names, config.evenness, seed)
+        if stacker is not None:
+            learned = learned.model_copy(update={"stacker": stacker})
+            values = apply_stacker(task, stacker, values, predictions, weights, names)
+    std = None
+    if task.kind == "regression":
+        learned, std = _with_errors(learned, target, values, predictions, weights, mixed, config, enough, seed)
+    rule = fit_conformal(task, target, values, config.coverage, config.set_method, std)
+    return learned.model_copy(update={"conformal": rule})
+
+
+def _with_errors(
+    learned: PatternWeights,
+    target: np.ndarray,
+    values: np.ndarray,
+    predictions: np.ndarray,
+    weights: np.ndarray,
+    mixed: Pool,
+    config: CombinationConfig,
+    enough: bool,
+    seed: int,
+) -> tuple[PatternWeights, np.ndarray]:
+    """`learned` with its expected errors, and those of the rows at hand for as many learners as spoke, [N, K]."""
+    error = target - values
+    whole = expected_square(error, mixed, concentration_of(weights))
+    heard = expected_square(error, mixed, mixed.concentration)
+    if enough:
+        explained = np.clip(np.mean(1.0 - whole / np.maximum(target.var(axis=0), 1e-300)), 0.0, 1.0)
+        spread = fit_spread(
+            error / np.sqrt(np.maximum(heard, 1e-300)),
+            values,
+            disagreement(predictions, weights, mixed),
+            config.evenness,
+            seed,
+        )
+        learned = learned.model_copy(
+            update={
+                "explained": float(explained),
+                "error_std": tuple(float(s) for s in np.sqrt(whole)),
+                "spread": spread,
+            }
+        )
+    usual = np.array(learned.error_std) * np.sqrt(heard / np.maximum(whole, 1e-300))
+    std = usual * error_factors(learned, values, predictions, weights, mixed)
+    return learned, np.maximum(std, 1e-12 * np.maximum(np.abs(target).max(), 1e-300))
