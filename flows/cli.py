@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import data_commands
-from flows.console import DEFAULT_STORE, AsJson, Sets, Store, Verbose, errors_shown, print_json, screen
+from flows import data_commands, evaluation_commands
+from flows.console import (
+    DEFAULT_STORE,
+    AsJson,
+    Sets,
+    Store,
+    Verbose,
+    errors_shown,
+    print_json,
+    screen,
+    terminated_shown,
+)
 from training_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +38,10 @@ app = typer.Typer(
 )
 
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root of every random choice.", show_default="0")]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", min=1.0, metavar="SECONDS", help="Be done within so many seconds; unlimited by default."),
+]
 Profile = Annotated[
     bool, typer.Option("--profile", help="Also look at what the steps of each net spend their time on; prints where.")
 ]
@@ -56,7 +71,10 @@ def demo(
     _train(run, store, as_json, verbose)
 
 
-@app.command(epilog="Examples: polychoir train RUN.yaml  ·  polychoir train shoes --preset best --set bags.num_bags=30")
+@app.command(
+    epilog="Examples: polychoir train RUN.yaml  ·  polychoir train shoes --preset best --budget 300 "
+    "--set bags.num_bags=30"
+)
 def train(
     run: Annotated[
         str,
@@ -65,6 +83,7 @@ def train(
     store: Store = DEFAULT_STORE,
     preset: PresetOption = None,
     seed: Seed = None,
+    budget: Budget = None,
     sets: Sets = None,
     profile: Profile = False,
     as_json: AsJson = False,
@@ -75,9 +94,11 @@ def train(
     def load() -> "RunConfig":
         from training_core.campaigns.run_config import RunConfig
 
-        if run.endswith((".yaml", ".yml")):
-            return RunConfig.load(Path(run), sets or [], preset=preset, seed=seed, profile=profile or None)
-        return RunConfig.load(None, sets or [], dataset=run, preset=preset, seed=seed, profile=profile or None)
+        path, dataset = (Path(run), None) if run.endswith((".yaml", ".yml")) else (None, run)
+        limits = None if budget is None else {"seconds": budget}
+        return RunConfig.load(
+            path, sets or [], dataset=dataset, preset=preset, seed=seed, profile=profile or None, budget=limits
+        )
 
     _train(load, store, as_json, verbose)
 
@@ -121,6 +142,7 @@ def predict(
 def main() -> None:
     """Entry point of the console script."""
     app.add_typer(data_commands.app)
+    app.add_typer(evaluation_commands.app)
     app()
 
 
@@ -130,7 +152,8 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
         config = load()
         _check_dataset(config, store)
         console = screen(stderr=as_json)
-        summary = _run_flow(config, store.resolve(), console, verbose)
+        with terminated_shown():
+            summary = _run_flow(config, store.resolve(), console, verbose)
         if as_json:
             print_json(json.loads(summary.model_dump_json()))
             return
@@ -153,7 +176,7 @@ def _check_dataset(config: "RunConfig", store: Path) -> None:
 
 
 def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool) -> "RunSummary":
-    from flows.runtime import drain, owner_tags, prefect_at
+    from flows.runtime import began, drain, owner_tags, prefect_at
     from flows.screen import TrainingView
     from training_core.campaigns.recording import tracker_at
 
@@ -170,10 +193,22 @@ def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool)
             runner: Any = ThreadPoolTaskRunner(max_workers=num_workers(config))
             flow = train_ensemble.with_options(task_runner=runner)
             with listening(view), tags(*owner_tags()):
-                state = flow(config, str(store), return_state=True)
+                state = flow(config, str(store), began(), return_state=True)
             if state.state_details.flow_run_id:
                 drain(state.state_details.flow_run_id)
-            return state.result()
+            summary = state.result()
+            _remember_closing(summary)
+            return summary
+
+
+def _remember_closing(summary: "RunSummary") -> None:
+    """What came after training took this long, which the next run with a budget will reckon with."""
+    from flows.runtime import began
+    from training_core.campaigns.clock import RunClock
+
+    if (use := summary.budget) is not None and use.seconds is not None:
+        clock = RunClock.begin(use.seconds, "flow", began())
+        clock.remember_closing(use.closing_seconds, time.time() - use.training_ended)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def recorded(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator[Recor
 def begin_record(run: RunConfig, dataset: DatasetRef, store: Path) -> RecordRef:
     """Begin the run's record; see `campaigns.recording.begin_record`."""
     stage("opening the tracker")
-    return recording.begin_record(run, dataset, store, _prefect_tags())
+    return recording.begin_record(run, dataset, store, prefect_tags())
 
 
 @task(name="record-learners", task_run_name="record learners")
@@ -53,9 +53,10 @@ def record_learners(record: RecordRef, plan: Plan, reports: tuple[JobReport, ...
 def register_ensemble(record: RecordRef, dataset: DatasetRef, ensemble: ArtifactRef, judgement: Judgement) -> str:
     """Log the scores and register the model under the dataset's name; see `campaigns.recording.register`."""
     stage("registering the model")
-    return recording.register(record, dataset, ensemble, judgement, _prefect_tags())
+    return recording.register(record, dataset, ensemble, judgement, prefect_tags())
 
 
-def _prefect_tags() -> dict[str, str]:
+def prefect_tags() -> dict[str, str]:
+    """The flow run that this happens in, as tags."""
     named = {"flow_run_id": flow_run.get_id(), "flow_run_name": flow_run.get_name(), "flow": flow_run.get_flow_name()}
     return {f"prefect.{key}": str(value) for key, value in named.items() if value}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training_core.artifacts import is_published, open_published, verify_published
+from training_core.artifacts import ArtifactRef, is_published, open_published, verify_published
 from training_core.data.frames import read_samples
 from training_core.errors import ConfigError, StorageError
 from training_core.export import predictions_frame
@@ -41,10 +41,21 @@ def load_ensemble(model: str, store: Path) -> Ensemble:
         ConfigError: there is no such model.
         StorageError: its files are damaged.
     """
+    return Ensemble.load(find_ensemble(model, store)[1].path)
+
+
+def find_ensemble(model: str, store: Path) -> tuple[str, ArtifactRef]:
+    """What a model is called, `latest` replaced by a version, and its files, compared with their checksums.
+
+    Raises:
+        ConfigError: there is no such model.
+        StorageError: its files are damaged.
+    """
     folder = Path(model)
     if is_published(folder):
-        verify_published(open_published(folder))
-        return Ensemble.load(folder)
+        ref = open_published(folder)
+        verify_published(ref)
+        return str(folder), ref
     if "/" in model.removeprefix("models:/") and not model.startswith("models:/"):
         raise ConfigError(f"no ensemble in {model}; give an ensemble's folder, models:/NAME/VERSION or a model's name")
     uri = model if model.startswith("models:/") else f"models:/{model}/latest"
@@ -53,4 +64,4 @@ def load_ensemble(model: str, store: Path) -> Ensemble:
     if found.sha256 is not None and found.sha256 != ref.sha256:
         raise StorageError(f"{found.uri} in {found.path} is not what was registered; register the ensemble again")
     verify_published(ref)
-    return Ensemble.load(found.path)
+    return found.uri, ref

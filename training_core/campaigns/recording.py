@@ -16,6 +16,7 @@ from training_core.engine.watching.speed import SpeedReport
 from training_core.errors import StorageError
 from training_core.export import package_ensemble
 from training_core.jobs import DatasetRef, Event, Job, JobReport, read_curves
+from training_core.selection.ensemble import Ensemble
 from training_core.tracking import (
     Live,
     RunRecord,
@@ -58,6 +59,9 @@ def begin_record(run: RunConfig, ref: DatasetRef, store: Path, tags: Mapping[str
             name=ref.name, version=ref.version, fingerprint=ref.fingerprint, path=str(open_dataset(ref).path)
         ),
     )
+    settings = settings_path(Path(store), run_id)
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(settings, run.model_dump_json(indent=1))
     return RecordRef(trackers=run.trackers, store=str(store), run_id=run_id, location=tracker.location)
 
 
@@ -78,6 +82,8 @@ def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[Job
     named = {job.name: job for job in jobs}
     reused: dict[str, str] = {}
     for report in reports:
+        if report.status == "skipped":
+            continue  # nothing happened that could be recorded
         known = None if report.status == "trained" else _recorded(record, report)
         if known is not None:
             reused[report.name] = known
@@ -110,8 +116,9 @@ def register(
     }
     tracker.log_metrics(record.run_id, scores)
     dataset = open_dataset(ref)
-    example = dataset.samples(dataset.rows("train")[:3])
-    package = package_ensemble(ensemble, ref.name, dataset.spec, example, tags)
+    spec = Ensemble.load(ensemble.path).spec
+    example = dataset.samples(dataset.rows("train")[:3], spec.names)
+    package = package_ensemble(ensemble, ref.name, spec, example, tags)
     return tracker.log_ensemble(record.run_id, package) or ensemble.uri
 
 
@@ -120,15 +127,22 @@ def report_path(record: RecordRef) -> Path:
     return Path(record.store) / "reports" / f"{record.run_id}.html"
 
 
+def settings_path(store: Path, run_id: str) -> Path:
+    """Where the settings of a run are kept: whoever retrains it for a comparison starts from them."""
+    return store / "reports" / f"{run_id}.settings.json"
+
+
 def write_report(record: RecordRef, summary: RunSummary) -> None:
-    """Write the HTML report into the store, and keep it and the summary as JSON with the run."""
+    """Write the HTML report and the summary as JSON into the store, and keep both with the run."""
     path = report_path(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = render_html(summary)
     write_text_atomically(path, text)
+    as_json = summary.model_dump_json(indent=1)
+    write_text_atomically(path.with_suffix(".json"), as_json)
     tracker = tracker_at(record.trackers, record.store)
     tracker.log_text(record.run_id, text, "report.html")
-    tracker.log_text(record.run_id, summary.model_dump_json(indent=1), "summary.json")
+    tracker.log_text(record.run_id, as_json, "summary.json")
 
 
 def end_record(record: RecordRef, status: RunStatus) -> None:

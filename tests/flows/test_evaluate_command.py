@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import pytest
+from command import answer, polychoir
+
+QUICK = ("--preset=quick", "--set=learners.include=[linear]", "--set=budget.group_size=6")
+
+
+@pytest.fixture(scope="module")
+def model(store: Path, source: Path) -> str:
+    return answer(polychoir("train", source, "--store", store, "--json", *QUICK))["model"]
+
+
+@pytest.fixture(scope="module")
+def found(store: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    out = tmp_path_factory.mktemp("out") / "report"
+    arguments = ("--rates", "0,0.5", "--set", "num_resamples=200", "--out", out, "--store", store, "--json")
+    return answer(polychoir("evaluate", model, "world", *arguments))
+
+
+def test_the_command_answers_with_one_object_and_writes_the_report(found: dict, model: str):
+    assert found["model"] == model
+    assert found["metric"] == "accuracy"
+    assert 0.5 < found["score"] <= 1
+    assert [point["rate"] for point in found["curves"][0]["points"]] == [0.0, 0.5]
+    folder = Path(found["folder"])
+    assert json.loads((folder / "evaluation.json").read_text())["score"] == found["score"]
+    assert (folder / "evaluation.html").read_text().startswith("<!doctype html>")
+
+
+def test_what_the_training_took_is_known_from_the_store(found: dict):
+    assert found["cost"]["run_id"]
+    assert found["cost"]["cpu_seconds"] > 0
+    assert found["failures"] == {}
+
+
+def test_the_evaluation_is_tracked_with_its_files(found: dict, store: Path):
+    import mlflow
+
+    client = mlflow.MlflowClient(found["tracking"])
+    run = client.get_run(found["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/accuracy"] == pytest.approx(found["score"])
+    assert run.data.tags["polychoir.training_run"] == found["cost"]["run_id"]
+    assert {"evaluation.html", "evaluation.json"} <= {item.path for item in client.list_artifacts(found["run_id"])}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--rates", "0,often"), "--rates is '0,often'"),
+        (("--rates", "1.5"), "rates.0"),
+        (("--rows", "train"), "rows"),
+        (("--set", "repeets=3"), "did you mean 'repeats'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(store: Path, arguments: tuple[str, ...], said: str):
+    result = polychoir("evaluate", "world", "world", "--store", store, *arguments)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_model_or_data_set_that_is_not_there_is_a_users_error(store: Path, model: str):
+    for arguments in (("models:/nothing/1", "world"), (model, "nothing")):
+        result = polychoir("evaluate", *arguments, "--store", store)
+        assert result.returncode == 2, result.stderr
+        assert "nothing" in result.stderr
+        assert "bug" not in result.stderr
