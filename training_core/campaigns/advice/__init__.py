@@ -1,0 +1,1 @@
+"""Advice on runs: what to configure, whether it can run here, what went wrong, and what mends that."""

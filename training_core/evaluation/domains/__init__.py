@@ -1,0 +1,1 @@
+"""Reports in the terms of a field, over any run's predictions: clinical, safety-critical, financial, recommendation."""
