@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,25 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show library log
 DEFAULT_STORE = Path(".polychoir")
 
 
+class Terminated(BaseException):
+    """Somebody asked this process to end (SIGTERM)."""
+
+
+@contextmanager
+def terminated_shown() -> Iterator[None]:
+    """Within the block SIGTERM ends what runs as an interruption does; `errors_shown` says so and exits with 143."""
+
+    def end(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what is going on is being tidied up
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def errors_shown(as_json: bool, verbose: bool) -> Iterator[None]:
     """Errors as users meet them: one line and exit code 2 for what they can mend, 1 for the rest."""
@@ -37,6 +57,8 @@ def errors_shown(as_json: bool, verbose: bool) -> Iterator[None]:
         _fail(str(error), 2 if isinstance(error, UserError) else 1, as_json, verbose)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on where it stopped", 130, as_json, verbose=False)
+    except Terminated:
+        _fail("terminated; run the same command again to go on where it stopped", 143, as_json, verbose=False)
     except BrokenPipeError:
         raise typer.Exit(0) from None
     except typer.Exit:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
+
 from flows.embedded_server import embedded_server
 from training_core.tracking.processes import is_abandoned, process_tags
 
@@ -59,6 +61,11 @@ def prefect_at(store: Path, verbose: bool = False, meanwhile: Callable[[], objec
                 yield
         finally:
             del os.environ["PREFECT_API_URL"]
+
+
+def began() -> float:
+    """When this process began, in seconds since the epoch: what a budget of time counts from."""
+    return psutil.Process().create_time()
 
 
 def owner_tags() -> list[str]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training_core.campaigns.bagging import Plan
+from training_core.campaigns.budget_use import BudgetUse
 from training_core.campaigns.summary import RunSummary
 from training_core.jobs import Event
 from training_core.quantities import format_seconds
@@ -33,6 +34,7 @@ class TrainingView:
         self._done: set[str] = set()
         self._work_done = 0.0
         self._started = time.monotonic()
+        self._deadline = float("inf")
         self._total = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -72,6 +74,7 @@ class TrainingView:
     def _on_plan(self, event: Event) -> None:
         plan = Plan.model_validate(event["plan"])
         self._predicted = {job.name: job.predicted_seconds or 1.0 for job in plan.jobs}
+        self._deadline = event.get("deadline") or float("inf")
         self._started = time.monotonic()
         text = f"training {len(self._predicted)} learners in {len(plan.cohorts)} groups"
         self._total.update(self._overall, description="training learners", total=len(self._predicted))
@@ -94,6 +97,12 @@ class TrainingView:
     def _on_reused(self, event: Event) -> None:
         self._settle(event["job"], "trained before, reused")
 
+    def _on_skipped(self, event: Event) -> None:
+        self._settle(event["job"], f"skipped: {event['why']}")
+
+    def _on_usable(self, event: Event) -> None:
+        self._say(f"  a first ensemble of {event['learners']} learners is usable: {event['ensemble']}")
+
     def _on_failed(self, event: Event) -> None:
         self._settle(event["job"], f"failed: {event['error']}")
         if self._console.is_terminal:
@@ -107,6 +116,7 @@ class TrainingView:
         self._remove_bar(job)
         elapsed = time.monotonic() - self._started
         left = elapsed * (sum(self._predicted.values()) / self._work_done - 1) if self._work_done else 0.0
+        left = min(left, self._deadline - time.time())
         about = f"about {format_seconds(left)} left" if left > 1 else ""
         self._total.update(self._overall, completed=len(self._done), left=about)
         self._say(f"  {len(self._done)}/{len(self._predicted)}  {job}: {how}")
@@ -154,6 +164,8 @@ def verdict(summary: RunSummary) -> Table:
         done = f"{counts.trained} trained, {counts.reused} reused, {counts.failed} failed, {counts.kept} kept"
     else:
         done = f"Nothing to train: all {counts.reused} learners were trained before; {counts.kept} kept"
+    if counts.skipped:
+        done += f"; {counts.skipped} skipped for want of time"
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -165,10 +177,32 @@ def verdict(summary: RunSummary) -> Table:
         grid.add_row("", Text(f"{name} failed: {error}", style="yellow"))
     cpu = f"{format_seconds(summary.seconds)}; learners took {format_seconds(summary.cpu_seconds)} of CPU"
     grid.add_row("time", cpu)
+    if (cost := summary.cost_model) is not None:
+        ranks = "" if cost.rank_correlation is None else f", rank correlation {cost.rank_correlation:.2f}"
+        grid.add_row("cost model", f"learners took {cost.seconds_ratio:.2f} × the predicted time (median){ranks}")
+    if (use := summary.budget) is not None:
+        grid.add_row("budget", budget_line(use))
+        for name, why in use.left_out.items():
+            grid.add_row("", Text(f"{name} left out: {why}", style="dim"))
+    for number, sentence in enumerate(summary.advice):
+        grid.add_row("" if number else "advice", Text(sentence, style="yellow"))
     grid.add_row("model", Text(summary.model, style="cyan"))
     grid.add_row("report", Text(summary.report, style="cyan"))
     grid.add_row("tracked as", Text(f"{summary.run_id} in {summary.tracking}", style="cyan"))
     return grid
+
+
+def budget_line(use: BudgetUse) -> str:
+    """What was set, and what was used of it."""
+    parts = []
+    if use.seconds is not None:
+        first = "" if use.usable_seconds is None else f", a usable ensemble after {format_seconds(use.usable_seconds)}"
+        parts.append(f"{format_seconds(use.used_seconds)} of {format_seconds(use.seconds)}{first}")
+    if use.memory_mb is not None:
+        parts.append(f"{use.memory_mb:g} MB a process")
+    if use.learners is not None:
+        parts.append(f"{use.learners} learners at most")
+    return "; ".join(parts)
 
 
 def leaderboard_table(summary: RunSummary) -> Table:

@@ -8,11 +8,15 @@ from tasks.progress import stage
 from training_core.artifacts import ArtifactRef
 from training_core.campaigns import judgement as judging
 from training_core.campaigns import recording
+from training_core.campaigns.advice.insight import RunInsight
+from training_core.campaigns.bagging import Plan
+from training_core.campaigns.clock import RunClock
+from training_core.campaigns.dispatch import TrainingOutcome
 from training_core.campaigns.recording import RecordRef
 from training_core.campaigns.report import render_markdown
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import Judgement, RunSummary
-from training_core.jobs import DatasetRef, JobReport
+from training_core.jobs import DatasetRef
 
 
 @task(
@@ -33,15 +37,19 @@ def publish_report(
     record: RecordRef,
     run: RunConfig,
     dataset: DatasetRef,
-    reports: tuple[JobReport, ...],
+    plan: Plan,
+    trained: TrainingOutcome,
     ensemble: ArtifactRef,
     judgement: Judgement,
+    insight: RunInsight,
     model: str,
-    seconds: float,
+    clock: RunClock,
 ) -> RunSummary:
     """Write the report to the store, the tracker and the Prefect UI; see `campaigns.recording.write_report`."""
     report = recording.report_path(record)
-    summary = judging.sum_up(run, dataset, record, reports, ensemble, judgement, model, str(report), seconds)
+    summary = judging.sum_up(
+        run, dataset, record, plan, trained, ensemble, judgement, insight, model, str(report), clock
+    )
     recording.write_report(record, summary)
     create_table_artifact(
         [row.model_dump(mode="json") for row in summary.leaderboard], key="leaderboard", description=summary.dataset

@@ -1,18 +1,20 @@
 """Tasks that train: a group of learners per task, each group in a child process of its own."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture
 
 from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.progress import announce, listening
-from training_core.campaigns.bagging import Plan
+from training_core.campaigns.bagging import Plan, num_workers
+from training_core.campaigns.clock import RunClock
+from training_core.campaigns.dispatch import Dispatcher, Outcome, TrainingOutcome
 from training_core.campaigns.run_config import RunConfig
-from training_core.errors import UserError
-from training_core.isolation import collect_reports, run_isolated, stop_all
-from training_core.jobs import Cohort, Event, JobReport, OnEvent
+from training_core.isolation import run_isolated, stop_all, warm_up
+from training_core.jobs import Cohort, DatasetRef, Event, Job, JobReport, Limits, OnEvent, train_here
 
 
 @task(
@@ -23,13 +25,25 @@ from training_core.jobs import Cohort, Event, JobReport, OnEvent
     retry_condition_fn=is_transient,
     tags=["learners"],
 )
-def train_cohort(cohort: Cohort, store: Path, learner_seconds: float | None, profile: bool = False) -> list[JobReport]:
+def train_cohort(cohort: Cohort, store: Path, limits: Limits, profile: bool = False) -> list[JobReport]:
     """Train a group of jobs in a child process on a leased device; see `training_core.isolation.run_isolated`."""
-    return run_isolated(cohort, store, _tell_and_log(), learner_seconds, profile)
+    return run_isolated(cohort, store, _tell_and_log(), limits, profile)
 
 
-def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, ...]:
-    """Train all groups, as many at a time as the task runner has workers; a report per job, by name.
+@task(name="train-here", task_run_name="train the covering set")
+def train_cover(jobs: Sequence[Job], store: Path, limits: Limits, profile: bool = False) -> list[JobReport]:
+    """Train a few quick learners in this process; see `training_core.jobs.train_here`."""
+    return train_here(jobs, store, _tell_and_log(), limits, profile)
+
+
+def prepare_processes(run: RunConfig) -> None:
+    """Start learner processes before they are needed where time is short; see `training_core.isolation.warm_up`."""
+    if run.budget.seconds:
+        warm_up(num_workers(run))
+
+
+def train_cohorts(plan: Plan, run: RunConfig, dataset: DatasetRef, store: Path, clock: RunClock) -> TrainingOutcome:
+    """Train all groups, as many at a time as the task runner has workers; see `campaigns.dispatch.Dispatcher`.
 
     A group whose process died twice costs its unfinished learners, not the run. A cancelled run takes its children
     with it: without that the runner would wait for them.
@@ -37,20 +51,30 @@ def train_cohorts(plan: Plan, run: RunConfig, store: Path) -> tuple[JobReport, .
     Raises:
         UserError: a learner met a setting or data that the user has to mend.
     """
-    announce({"event": "plan", "plan": plan.model_dump(mode="json")})
-    trained: set[str] = set()
-    with listening(lambda event: trained.add(event["job"]) if event["event"] == "finished" else None):
-        limit, profile = run.budget.learner_seconds, run.profile
-        futures = [train_cohort.submit(cohort, store, limit, profile) for cohort in plan.cohorts]
+
+    def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
+        future = train_cohort.submit(cohort, store, limits, run.profile)
+        future.add_done_callback(lambda ended: done(_outcome(ended)))
+
+    if plan.cohorts:
+        announce({"event": "plan", "plan": plan.model_dump(mode="json"), "deadline": clock.deadline})
+
+    def here(jobs: Sequence[Job], limits: Limits) -> list[JobReport]:
+        return train_cover(jobs, store, limits, run.profile)
+
+    dispatcher = Dispatcher(plan, run, dataset, store, clock)
+    with listening(dispatcher.on_event):
         try:
-            wait(futures)
+            return dispatcher.train(launch, here, announce)
         except BaseException:
             stop_all()
             raise
-    reports = [r for cohort, done in zip(plan.cohorts, futures, strict=True) for r in _reports(cohort, done, store)]
-    # A group that was tried twice finds its own learners of the first try: they are this run's work all the same.
-    reports = [r.model_copy(update={"status": "trained"}) if r.artifact and r.name in trained else r for r in reports]
-    return tuple(sorted(reports, key=lambda report: report.name))
+
+
+def _outcome(ended: PrefectFuture[Any]) -> Outcome:
+    """What a group gave, or the error it ended with."""
+    ended.wait()  # it is over; this makes its state known
+    return ended.state.result(raise_on_failure=False)
 
 
 def _tell_and_log() -> OnEvent:
@@ -65,15 +89,7 @@ def _tell_and_log() -> OnEvent:
             logger.info("%s was trained before and is reused", event["job"])
         elif event["event"] == "failed":
             logger.warning("%s failed: %s", event["job"], event["error"])
+        elif event["event"] == "skipped":
+            logger.info("%s was skipped: %s", event["job"], event["why"])
 
     return on_event
-
-
-def _reports(cohort: Cohort, done: PrefectFuture[Any], store: Path) -> list[JobReport]:
-    """What a group gave; when it failed, what it had published before it did."""
-    outcome = done.state.result(raise_on_failure=False)
-    if isinstance(outcome, UserError):
-        raise outcome
-    if isinstance(outcome, Exception):
-        return collect_reports(cohort, store, str(outcome))
-    return outcome

@@ -7,6 +7,7 @@
     │   └── StorageError     a file cannot be written or read back (disk full, checksum, permission)
     ├── DivergenceError      training left the finite numbers; running it again would do the same
     ├── GateError            a quality gate or a quorum was not met
+    ├── DeadlineError        the time a run may take is over; not retried, for it will not come back
     └── TransientError       the outside world failed (a child was killed, a lock timed out); worth a retry
 
 Only `TransientError` is ever retried. A message says what was got, what was expected, and what to do.
@@ -39,6 +40,10 @@ class DivergenceError(PolychoirError):
 
 class GateError(PolychoirError):
     """A quality gate or a quorum was not met; the message names the gate and the value seen."""
+
+
+class DeadlineError(PolychoirError):
+    """The time a run may take is over, or too short for what was to be done. Never retried."""
 
 
 class TransientError(PolychoirError):

@@ -21,15 +21,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from training_core import errors
 from training_core.artifacts import sweep_unfinished
-from training_core.errors import PolychoirError, TransientError
-from training_core.jobs import Cohort, Event, Job, JobReport, OnEvent, failed_report, finished_report, run_jobs
+from training_core.errors import DeadlineError, PolychoirError, TransientError
+from training_core.jobs import (
+    Cohort,
+    Event,
+    Job,
+    JobReport,
+    Limits,
+    OnEvent,
+    failed_report,
+    finished_report,
+    run_jobs,
+    skipped_report,
+)
+from training_core.quantities import format_bytes
 
 _LIVE: set[subprocess.Popen[str]] = set()
 _LIVE_LOCK = threading.Lock()
+_WARM: list[tuple[subprocess.Popen[str], IO[str]]] = []  # started, and waiting for a group; with their errors
 _STDERR_TAIL = 2000
 _POLL_SECONDS = 0.5
+_WATCH_SECONDS = 0.2
+_START_SECONDS = 2.0
+"""A process that would be ended before it has loaded its libraries is not started."""
+_NO_LIMITS = Limits()
 _PARENT = "POLYCHOIR_PARENT_PID"
 _COHORT = "POLYCHOIR_COHORT"  # for whoever looks at the process list
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -52,15 +71,17 @@ def run_isolated(
     cohort: Cohort,
     store: Path,
     on_event: OnEvent,
-    learner_seconds: float | None = None,
+    limits: Limits = _NO_LIMITS,
     profile: bool = False,
 ) -> list[JobReport]:
     """Train a group of jobs in a child process and return a report per job, in order.
 
     Jobs that were trained before are not trained again; when all were, no process is started. A job that takes longer
-    than `learner_seconds` is ended and reported as failed; the others go on in a new process. Learners that train
-    together have that time each: when all of it is over, those of them that are not done have failed. `profile`: look
-    at the operators of every training, too.
+    than `limits.learner_seconds` is ended and reported as failed; the others go on in a new process. Learners that
+    train together have that time each: when all of it is over, those of them that are not done have failed. The same
+    goes for those that train while the process has more memory than it may. At the deadline the process is ended;
+    whatever it has not published by then is reported as skipped. `profile`: look at the operators of every training,
+    too.
 
     Raises:
         TransientError: the child was killed or died; its finished jobs are kept, so a second call does the rest.
@@ -73,23 +94,55 @@ def run_isolated(
             reports[job.name] = report
             on_event({"event": "reused", "job": job.name})
     while pending := [job for job in cohort.jobs if job.name not in reports]:
-        with leased_device(kind) as device:
-            overdue = _run_child(cohort.model_copy(update={"jobs": tuple(pending)}), store, device, on_event,
-                                 learner_seconds, reports, profile)  # fmt: skip
-        for job in overdue:
-            if job.name in reports:
+        ended: dict[str, str] = {}
+        late = "there was no time left to begin with it"
+        if limits.seconds_left > _START_SECONDS:
+            with contextlib.suppress(DeadlineError), leased_device(kind, limits) as device:
+                part = cohort.model_copy(update={"jobs": tuple(pending)})
+                ended = _run_child(part, store, device, on_event, limits, reports, profile)
+                late = "the time was over before it was done"
+        out_of_time = limits.seconds_left <= _START_SECONDS
+        for job in pending:
+            if job.name in reports or not (job.name in ended or out_of_time):
                 continue
             if report := finished_report(job, store, kind):  # it was published, and ended before it could say so
                 reports[job.name] = report.model_copy(update={"status": "trained"})
                 on_event({"event": "finished", "job": job.name, "score": report.score, "seconds": report.seconds})
-                continue
-            reports[job.name] = failed_report(job, f"took longer than its limit of {learner_seconds:g} s")
-            on_event({"event": "failed", "job": job.name, "error": reports[job.name].error})
+            elif job.name in ended:
+                reports[job.name] = failed_report(job, ended[job.name])
+                on_event({"event": "failed", "job": job.name, "error": ended[job.name]})
+            else:
+                reports[job.name] = skipped_report(job, late)
+                on_event({"event": "skipped", "job": job.name, "why": late})
     return [reports[job.name] for job in cohort.jobs]
+
+
+def warm_up(num_processes: int) -> None:
+    """Start processes for groups to come, so that they load their libraries while something else is done.
+
+    On a machine with GPUs nothing is done: which one a group gets is not known beforehand. Call `cool_down` when no
+    more groups come.
+    """
+    if device_kind() != "cpu":
+        return
+    with _LIVE_LOCK:
+        while len(_WARM) < num_processes:
+            _WARM.append(_spawn("cpu", "waiting"))
+
+
+def cool_down() -> None:
+    """End the processes that `warm_up` started and no group was given to."""
+    with _LIVE_LOCK:
+        while _WARM:
+            child, stderr = _WARM.pop()
+            child.kill()
+            child.communicate()
+            stderr.close()
 
 
 def stop_all() -> None:
     """End every child process of this process at once (for a cancelled run)."""
+    cool_down()
     with _LIVE_LOCK:
         for child in _LIVE:
             with contextlib.suppress(ProcessLookupError):
@@ -97,11 +150,14 @@ def stop_all() -> None:
 
 
 @contextmanager
-def leased_device(kind: str) -> Iterator[str]:
+def leased_device(kind: str, limits: Limits = _NO_LIMITS) -> Iterator[str]:
     """A device nobody else on this machine trains on, as `CUDA_VISIBLE_DEVICES` names it: `cuda:<name>`, or `cpu`.
 
     Waits until one of the GPUs this process may use is free. The locks are per machine, not per store, because the
     GPUs are; the kernel frees them when their holder ends.
+
+    Raises:
+        DeadlineError: none was free before the deadline.
     """
     if kind == "cpu":
         yield "cpu"
@@ -114,6 +170,8 @@ def leased_device(kind: str) -> Iterator[str]:
     with contextlib.ExitStack() as files:
         locks = [files.enter_context(_open_lock(folder / f"gpu-{name}.lock")) for name in names]
         while (index := _first_free(locks)) is None:
+            if limits.seconds_left <= _START_SECONDS:
+                raise DeadlineError("no GPU was free before the time was over; lower `budget.workers`")
             time.sleep(_POLL_SECONDS)
         yield f"cuda:{names[index]}"
 
@@ -149,49 +207,26 @@ def _run_child(
     store: Path,
     device: str,
     on_event: OnEvent,
-    learner_seconds: float | None,
+    limits: Limits,
     reports: dict[str, JobReport],
     profile: bool,
-) -> list[Job]:
-    """Run one child to its end, filling `reports`; returns the jobs it had to be ended for, if any."""
-    # One thread: results depend on the thread count, and one process per core uses the cores better than threads do.
-    environment = {
-        **os.environ,
-        **dict.fromkeys(_THREAD_VARIABLES, "1"),
-        _PARENT: str(os.getpid()),
-        _COHORT: cohort.name,
-    }
-    if device.startswith("cuda:"):
-        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
-    current: dict[str, Job] = {}  # those that train now: one, or a stack
-    overdue: list[Job] = []
+) -> dict[str, str]:
+    """Run one child to its end, filling `reports`; returns the jobs it had to be ended for, if any, and why."""
     named = {job.name: job for job in cohort.jobs}
     failure: Event | None = None
-    with tempfile.TemporaryFile("w+") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "training_core.isolation"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=environment,
-        )
-        with _LIVE_LOCK:
-            _LIVE.add(child)
+    with _LIVE_LOCK:
+        child, stderr = _WARM.pop(0) if _WARM and device == "cpu" else _spawn(device, cohort.name)
+        _LIVE.add(child)
+    with stderr:
         assert child.stdin and child.stdout
-        timer: threading.Timer | None = None
-
-        def give_up(names: Sequence[str]) -> None:
-            late = [current[name] for name in names if name in current]
-            if late:  # else they reported just now, and other jobs are not yet due
-                overdue.extend(late)
-                child.kill()
-
+        watch = _Watchdog(child, limits)
         try:
+            watch.start()
             request = {
                 "cohort": cohort.model_dump(mode="json"),
                 "store": str(store),
                 "device": _visible(device),
+                "limits": limits.model_dump(mode="json"),
                 "profile": profile,
             }
             with contextlib.suppress(BrokenPipeError):
@@ -202,31 +237,24 @@ def _run_child(
                 if event["event"] == "report":
                     report = JobReport.model_validate(event["report"])
                     reports[report.name] = report
-                    current.pop(report.name, None)
-                    if timer and not current:
-                        timer.cancel()
+                    watch.settled(report.name)
                 elif event["event"] == "error":
                     failure = event
                 else:
                     on_event(event)
-                if event["event"] == "started" and learner_seconds is not None:
-                    current[event["job"]] = named[event["job"]]
-                    if timer:
-                        timer.cancel()
-                    timer = threading.Timer(learner_seconds * len(current), give_up, [tuple(current)])
-                    timer.start()
+                if event["event"] == "started":
+                    watch.started(named[event["job"]])
             code = child.wait()
         finally:
-            if timer:
-                timer.cancel()
+            watch.stop()
             child.kill()
             child.wait()
             with _LIVE_LOCK:
                 _LIVE.discard(child)
             for folder in ("jobs", "stacks"):
                 sweep_unfinished(store / folder)
-        if overdue:
-            return overdue
+        if watch.ended or watch.out_of_time:
+            return watch.ended
         if failure is not None:
             raise getattr(errors, failure["type"], PolychoirError)(failure["message"])
         if code != 0:
@@ -236,7 +264,88 @@ def _run_child(
             raise TransientError(
                 f"the process training {cohort.name} {how}" + (f"; its last words: {tail}" if tail else "")
             )
-    return []
+    return {}
+
+
+def _spawn(device: str, name: str) -> tuple[subprocess.Popen[str], IO[str]]:
+    """A child that loads its libraries and waits for a group, and the file its errors go to."""
+    # One thread: results depend on the thread count, and one process per core uses the cores better than threads do.
+    environment = {
+        **os.environ,
+        **dict.fromkeys(_THREAD_VARIABLES, "1"),
+        _PARENT: str(os.getpid()),
+        _COHORT: name,
+    }
+    if device.startswith("cuda:"):
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
+    stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  (whoever takes the child closes it)
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "training_core.isolation"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=environment,
+    )
+    return child, stderr
+
+
+class _Watchdog(threading.Thread):
+    """Ends a child at the deadline, or when those that train in it have taken more time or memory than they may."""
+
+    def __init__(self, child: subprocess.Popen[str], limits: Limits) -> None:
+        super().__init__(daemon=True)
+        self.ended: dict[str, str] = {}
+        """Jobs the child was ended for, and why."""
+        self.out_of_time = False
+        """Whether it was ended at the deadline."""
+        self._child, self._limits = child, limits
+        self._current: dict[str, Job] = {}  # those that train now: one, or a stack
+        self._since = time.monotonic()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+
+    def started(self, job: Job) -> None:
+        """One more job trains."""
+        with self._lock:
+            self._current[job.name], self._since = job, time.monotonic()
+
+    def settled(self, name: str) -> None:
+        """A job has reported."""
+        with self._lock:
+            self._current.pop(name, None)
+
+    def stop(self) -> None:
+        """The child has ended."""
+        self._over.set()
+
+    def run(self) -> None:
+        """Look at the child every now and then."""
+        while not self._over.wait(min(_WATCH_SECONDS, max(0.0, self._limits.seconds_left))):
+            with self._lock:  # a job that reports now is not blamed
+                if self._limits.seconds_left <= 0:
+                    self.out_of_time = True
+                elif why := self._why_too_much():
+                    self.ended = dict.fromkeys(self._current, why)
+                else:
+                    continue
+                self._child.kill()
+                return
+
+    def _why_too_much(self) -> str:
+        """What those that train now have taken too much of; empty when nothing."""
+        each, most = self._limits.learner_seconds, self._limits.memory_bytes
+        if each is not None and self._current and time.monotonic() - self._since > each * len(self._current):
+            return f"took longer than its limit of {each:g} s"
+        if most is not None and self._current and (taken := self._resident_bytes()) > most:
+            return f"took {format_bytes(taken)} of memory, its process may have {format_bytes(most)}"
+        return ""
+
+    def _resident_bytes(self) -> int:
+        """Resident memory of the child."""
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self._child.pid).memory_info().rss
+        return 0
 
 
 def _visible(device: str) -> str:
@@ -269,7 +378,8 @@ def _main() -> int:
 
         use_one_thread()
         store, device = Path(request["store"]), request["device"]
-        for report in run_jobs(cohort.jobs, store, device, tell, profile=request["profile"]):
+        limits = Limits.model_validate(request["limits"])
+        for report in run_jobs(cohort.jobs, store, device, tell, profile=request["profile"], limits=limits):
             tell({"event": "report", "report": report.model_dump(mode="json")})
     except PolychoirError as error:
         tell({"event": "error", "type": type(error).__name__, "message": str(error)})

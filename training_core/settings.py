@@ -1,6 +1,6 @@
 """Settings as people write them: YAML files, `key.path=value` overrides, and one laid over the other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,17 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             nested = {key: nested}
         merged_overrides = merged(merged_overrides, nested)
     return merged_overrides
+
+
+def origin_of(steps: Sequence[int | str], overrides: Iterable[str], otherwise: str) -> str:
+    """Who set the value at the path `steps`: the last override that touches it, as it was written, or `otherwise`."""
+    path = tuple(str(step) for step in steps)
+    found = otherwise
+    for override in overrides:
+        key = tuple(override.partition("=")[0].split("."))
+        if path and (path[: len(key)] == key or key[: len(path)] == path):
+            found = f"--set {override}"
+    return found
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def test_a_run_ends_in_a_usable_tracked_ensemble(first: dict[str, Any], store: P
     assert first["score"] >= 0.9
     counts = dict(first["learners"])
     assert counts.pop("kept") > 0
-    assert counts == {"planned": 6, "trained": 6, "reused": 0, "failed": 0}
+    assert counts == {"planned": 6, "trained": 6, "reused": 0, "failed": 0, "skipped": 0}
     assert len(first["patterns"]) == 7, "every pattern of three modalities"
     assert abs(sum(row["weight"] for row in first["leaderboard"]) - 1) < 1e-9
     report = Path(first["report"]).read_text()

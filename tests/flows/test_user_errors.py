@@ -39,6 +39,15 @@ def test_a_malformed_override_is_explained(tmp_path: Path) -> None:
     assert "key.path=value" in only_line(polychoir("train", "x", "--set", "epochs", "--store", tmp_path / "store"))
 
 
+def test_an_error_in_an_override_names_the_override_not_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("dataset: x\ntraining: {epochs: 3}\n")
+    arguments = ("train", tmp_path / "run.yaml", "--set", "seed=1", "--store", tmp_path / "store")
+    line = only_line(polychoir(*arguments, "--set", "training.epochs=few"))
+    assert line.startswith("error: --set training.epochs=few: 'training.epochs' is 'few'")
+    line = only_line(polychoir(*arguments, "--set", "training.epochz=2"))
+    assert line.startswith("error: --set training.epochz=2: unknown key 'training.epochz'")
+
+
 def test_an_absent_source_is_named(tmp_path: Path) -> None:
     line = only_line(polychoir("prepare", tmp_path / "absent.yaml", "--store", tmp_path / "store"))
     assert "absent.yaml" in line

@@ -1,22 +1,34 @@
 """The bagging campaign: from a dataset and a run configuration to jobs, and from their reports to an ensemble.
 
-One round: ask for every bag's learners, train them in groups, conclude. The functions here are pure or publish files
-named by their inputs, so a rerun replays them and finds what is there.
+One round: ask for every bag's learners, train them in groups, conclude. Adaptive bags take a round before it that
+measures what each modality tells by itself (`campaigns.survey`). The functions here are pure or publish files named by
+their inputs, so a rerun replays them and finds what is there.
 """
 
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from training_core.artifacts import ArtifactRef, is_published, open_published, publish_directory, verify_published
+from training_core.campaigns.budget import at_most, by_gain, max_bytes, too_large, with_cover
+from training_core.campaigns.grouping import deal_in_order, plan_cohorts
+from training_core.campaigns.run_bags import (
+    cut_bags,
+    for_every_fold,
+    require_rows,
+    rows_in_bag,
+    run_spec,
+    survey_bags,
+)
 from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.survey import modality_utilities, needs_survey, survey_choices
 from training_core.config import Config, canonical_json
 from training_core.data.ingestion.ingest import prepare_dataset
-from training_core.data.splitting.bags import Bag, make_bags
+from training_core.data.splitting.bags import Bag, without_fold
 from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.engine.alone import build_objectives, class_weights
 from training_core.engine.training import TrainingConfig
@@ -29,22 +41,24 @@ from training_core.seeding import derive_seed
 from training_core.selection.choice import Choice, choose_learners
 from training_core.selection.conclude import Candidate, conclude
 
-_FEWEST_TOGETHER = 4
-"""Learners of a stack that is worth having: with fewer, a second worker gains less than stacking them all does."""
-_TOGETHER_FASTER = 2.0
-"""About how many times as fast small nets train together, for dealing out work; measured 1.2 to 4 on a CPU."""
-
 
 class Plan(Config):
     """What a run is going to train."""
 
     bags: tuple[Bag, ...]
     cohorts: tuple[Cohort, ...]
+    here: tuple[Job, ...] = ()
+    """Jobs to be trained in the process of the run itself, before all others: see `deal_in_order`."""
+    cover: tuple[str, ...] = ()
+    """Names of the jobs that come first under a budget: with them an ensemble can answer, whatever is missing."""
+    left_out: Mapping[str, str] = {}
+    """Kinds of learner, and jobs, that the budget's memory or number of learners left out, and why."""
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """All jobs, by name."""
-        return tuple(sorted((job for cohort in self.cohorts for job in cohort.jobs), key=lambda job: job.name))
+        grouped = [job for cohort in self.cohorts for job in cohort.jobs]
+        return tuple(sorted([*self.here, *grouped], key=lambda job: job.name))
 
 
 def resolve_dataset(name_or_source: str, store: Path) -> DatasetRef:
@@ -75,24 +89,58 @@ def open_dataset(ref: DatasetRef) -> Dataset:
     return DatasetStore(Path(ref.root)).open(f"{ref.name}@{ref.version}")
 
 
-def bags_of(run: RunConfig, ref: DatasetRef) -> tuple[Bag, ...]:
-    """The bags of a run; see `data.bags.make_bags`."""
-    return make_bags(run.bags, open_dataset(ref).spec, derive_seed(run.seed, "bags"))
+def plan_survey(run: RunConfig, ref: DatasetRef) -> Plan:
+    """Round one: the cheap learners that measure what each modality tells by itself; see `campaigns.survey`.
+
+    A plan of nothing where the bags do not depend on that.
+
+    Raises:
+        ConfigError: no learner can take a modality.
+    """
+    dataset = open_dataset(ref)
+    spec = run_spec(run, dataset)
+    if not needs_survey(run, spec):
+        return Plan(bags=(), cohorts=())
+    bags = survey_bags(run, dataset)
+    require_rows(bags, dataset)
+    return plan_jobs(run, ref, bags, survey_choices(run, spec, rows_in_bag(run, dataset), bags))
+
+
+def measure_utilities(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport]) -> dict[str, float]:
+    """What each modality tells by itself, from the reports of `plan_survey`; empty where the bags do not ask for it."""
+    dataset = open_dataset(ref)
+    return modality_utilities(dataset, reports) if needs_survey(run, run_spec(run, dataset)) else {}
+
+
+def bags_of(run: RunConfig, ref: DatasetRef, utilities: Mapping[str, float] | None = None) -> tuple[Bag, ...]:
+    """The bags of a run, with `utilities` those of `measure_utilities`; see `campaigns.run_bags.cut_bags`."""
+    return cut_bags(run, open_dataset(ref), utilities)
 
 
 def plan_training(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag]) -> Plan:
     """Choose the learners of every bag and deal them into groups for training; see `choose_learners`, `plan_jobs`.
 
+    In every fold of a mask the same kinds are trained. The jobs of `plan_survey` are among them.
+
     Raises:
-        ConfigError: no learner can take a bag, or no net of this task can be trained by the settings.
+        ConfigError: no learner can take a bag, no bag has rows both inside and outside, or no net of this task can be
+            trained by the settings.
     """
     dataset = open_dataset(ref)
-    num_rows = math.ceil(len(dataset.rows("train")) * run.bags.row_fraction)
-    settings = run.learner_settings()
-    choices = choose_learners(bags, dataset.spec, num_rows, run.training.epochs, settings, run.learners)
+    require_rows(bags, dataset)
+    spec, num_rows, settings = run_spec(run, dataset), rows_in_bag(run, dataset), run.learner_settings()
+    first_folds = [bag for bag in bags if bag.fold == 0]
+    choices = choose_learners(
+        first_folds, spec, num_rows, run.training.epochs, settings, run.learners, max_bytes=max_bytes(run)
+    )
+    choices = for_every_fold([*choices, *survey_choices(run, spec, num_rows, first_folds, choices)], bags)
+    cover: tuple[str, ...] = ()
+    if run.budget.seconds or run.budget.learners:
+        choices, cover = with_cover(choices, bags, spec, num_rows, run)
     if any(choice.learner.family == "net" for choice in choices):
         _check_training(run.training, dataset)
-    return plan_jobs(run, ref, bags, choices)
+    plan = plan_jobs(run, ref, bags, choices, cover)
+    return plan.model_copy(update={"left_out": {**too_large(bags, spec, num_rows, run), **plan.left_out}})
 
 
 def _check_training(training: TrainingConfig, dataset: Dataset) -> None:
@@ -111,84 +159,50 @@ def _check_training(training: TrainingConfig, dataset: Dataset) -> None:
         )
 
 
-def plan_jobs(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag], choices: Sequence[Choice]) -> Plan:
-    """The jobs of every choice, dealt into groups; see `plan_cohorts`.
+def plan_jobs(
+    run: RunConfig, ref: DatasetRef, bags: Sequence[Bag], choices: Sequence[Choice], cover: Sequence[str] = ()
+) -> Plan:
+    """The jobs of every choice, dealt into groups; see `plan_cohorts`, and under a budget `deal_in_order`.
 
-    The copies of a choice have seeds of their own, and take turns with the draws of rows that the bags share.
+    The copies of a choice have seeds of their own, and take turns with the draws of rows (or folds) that bags share.
     """
     named = {bag.name: bag for bag in bags}
-    draws = list(dict.fromkeys(bag.row_seed for bag in bags))
+    draws = list(dict.fromkeys(bag.row_draw for bag in bags))
     jobs: list[Job] = []
     for choice in choices:
         bag = named[choice.bag]
         name = f"{choice.bag}/{choice.learner.kind}"
         before = sum(job.name.partition("#")[0] == name for job in jobs)
         for copy in range(before, before + choice.num_copies):
-            rows = draws[(draws.index(bag.row_seed) + copy) % len(draws)]
-            own = bag.model_copy(
-                update={"row_seed": rows, "seed": derive_seed(bag.seed, "copy", copy) if copy else bag.seed}
-            )
+            rows = draws[(draws.index(bag.row_draw) + copy) % len(draws)]
+            own = bag.with_rows_of(rows, derive_seed(bag.seed, "copy", copy) if copy else bag.seed)
             jobs.append(
                 Job(
                     name=f"{name}#{copy + 1}" if copy else name,
-                    recipe=MultimodalConfig(learner=choice.learner, training=run.training),
+                    recipe=MultimodalConfig(
+                        learner=choice.learner, training=run.training, denoising=run.denoising.on(own.modalities)
+                    ),
                     dataset=ref,
                     subset=own,
                     seed=derive_seed(run.seed, "job", choice.bag, choice.learner.kind, copy),
                     predicted_seconds=choice.predicted_seconds,
+                    predicted_bytes=choice.predicted_bytes,
                     reason=choice.reason,
                 )
             )
-    return Plan(bags=tuple(bags), cohorts=plan_cohorts(jobs, num_workers(run), run.budget.group_size))
-
-
-def plan_cohorts(jobs: Sequence[Job], workers: int, group_size: int) -> tuple[Cohort, ...]:
-    """Deal jobs into groups, so that each group is expected to take about as long.
-
-    Nets that are likely of one architecture stay together, so that they can train together; where there are at least
-    `2 · _FEWEST_TOGETHER` of them they are shared out over the workers. What takes longest is dealt first, each to the
-    group with the least work so far that has room: longest processing time first, Graham 1969, never worse than 4/3 of
-    the best possible makespan.
-
-    Args:
-        jobs: what to deal.
-        workers: groups that train at a time.
-        group_size: learners, or companies of learners that stay together, in a group; more where there are fewer groups
-            than workers otherwise.
-    """
-    companies = [part for alike in _likely_stacks(jobs) for part in _shared_out(alike, workers)]
-    num_groups = min(len(companies), max(math.ceil(len(companies) / group_size), workers))
-    groups: list[list[list[Job]]] = [[] for _ in range(num_groups)]
-    for company in sorted(companies, key=lambda company: (-_predicted_seconds(company), company[0].name)):
-        room = [group for group in groups if len(group) < math.ceil(len(companies) / num_groups)]
-        min(room, key=lambda group: sum(map(_predicted_seconds, group))).append(company)
-    width = len(str(num_groups))
-    return tuple(
-        Cohort(name=f"cohort {index:0{width}d}/{num_groups}", jobs=tuple(job for company in group for job in company))
-        for index, group in enumerate(groups, start=1)
-    )
-
-
-def _likely_stacks(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs whose nets may train together, each list in the order of the jobs; those of estimators by themselves."""
-    companies: dict[str, list[Job]] = {}
-    for job in jobs:
-        alone = job.recipe.learner.family == "estimator" or job.recipe.training.stacking == "never"
-        alike = [job.recipe.model_dump(mode="json"), job.subset.modalities, job.subset.feature_fraction]
-        companies.setdefault(job.name if alone else canonical_json(alike), []).append(job)
-    return list(companies.values())
-
-
-def _shared_out(company: list[Job], workers: int) -> list[list[Job]]:
-    """Parts of a company, of at least `_FEWEST_TOGETHER` jobs each and no more parts than workers."""
-    num_parts = max(1, min(workers, len(company) // _FEWEST_TOGETHER))
-    return [company[part::num_parts] for part in range(num_parts)]
-
-
-def _predicted_seconds(company: Sequence[Job]) -> float:
-    """What training a company is expected to take."""
-    alone = sum(job.predicted_seconds or 0.0 for job in company)
-    return alone if len(company) == 1 else alone / _TOGETHER_FASTER
+    budget, workers = run.budget, num_workers(run)
+    if not (budget.seconds or budget.learners):
+        return Plan(bags=tuple(bags), cohorts=plan_cohorts(jobs, workers, budget.group_size))
+    companies = at_most(by_gain(jobs, cover), budget.learners)
+    kept = [job for company in companies for job in company]
+    names = {job.name for job in kept}
+    left = {job.name: f"`budget.learners` is {budget.learners}" for job in jobs if job.name not in names}
+    first = tuple(name for name in cover if name in names)
+    if budget.seconds:
+        cohorts, here = deal_in_order(companies, first, workers, budget.seconds)
+    else:
+        cohorts, here = plan_cohorts(kept, workers, budget.group_size), ()
+    return Plan(bags=tuple(bags), cohorts=cohorts, here=here, cover=first, left_out=left)
 
 
 def num_workers(run: RunConfig) -> int:
@@ -199,12 +213,15 @@ def num_workers(run: RunConfig) -> int:
 
 
 def require_quorum(reports: Sequence[JobReport], run: RunConfig) -> None:
-    """Go on only with enough learners.
+    """Go on only with enough learners; those there was no time for are not counted.
 
     Raises:
         GateError: fewer than `budget.quorum` of the planned learners trained; the first reason is quoted.
     """
+    reports = [report for report in reports if report.status != "skipped"]
     failed = [report for report in reports if report.status == "failed"]
+    if not reports:
+        raise GateError(f"there was no time to train a single learner; raise `budget.seconds` ({run.budget.seconds})")
     if len(reports) - len(failed) < max(1, math.ceil(run.budget.quorum * len(reports))):
         raise GateError(
             f"only {len(reports) - len(failed)} of {len(reports)} learners trained, the quorum is "
@@ -223,6 +240,7 @@ def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], 
     inputs = [
         core_fingerprint(),
         ref.model_dump(exclude={"root"}),
+        run.modalities,
         run.combination.model_dump(mode="json"),
         run.seed,
         [(report.name, artifact.sha256) for report, artifact in trained],
@@ -235,7 +253,7 @@ def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], 
             conclude(
                 place,
                 name=ref.name,
-                spec=dataset.spec,
+                spec=run_spec(run, dataset),
                 candidates=[_candidate(report, artifact) for report, artifact in trained],
                 rows=rows,
                 target=dataset.target(rows),
@@ -259,4 +277,5 @@ def _candidate(report: JobReport, artifact: ArtifactRef) -> Candidate:
         rows=rows,
         predictions=predictions,
         score=report.score,
+        team=without_fold(report.name),
     )

@@ -1,12 +1,15 @@
 """Judging an ensemble on the test split, which nothing before has looked at, and summing up the run."""
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 
 from training_core.artifacts import ArtifactRef, verify_published
-from training_core.campaigns.bagging import open_dataset
+from training_core.campaigns.advice.insight import RunInsight
+from training_core.campaigns.bagging import Plan, open_dataset
+from training_core.campaigns.budget_use import BudgetUse, CostScore
+from training_core.campaigns.clock import RunClock
+from training_core.campaigns.dispatch import TrainingOutcome
 from training_core.campaigns.recording import RecordRef
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import (
@@ -22,7 +25,7 @@ from training_core.engine.watching.speed import SpeedReport
 from training_core.errors import DataError
 from training_core.evaluation.metrics import score
 from training_core.evaluation.patterns import pattern_table
-from training_core.jobs import DatasetRef, JobReport
+from training_core.jobs import DatasetRef
 from training_core.selection.ensemble import Ensemble
 from training_core.selection.leaderboard import leaderboard
 
@@ -36,7 +39,8 @@ def judge(ensemble_ref: ArtifactRef, ref: DatasetRef) -> Judgement:
     """
     verify_published(ensemble_ref)
     ensemble = Ensemble.load(ensemble_ref.path)
-    samples = open_dataset(ref).samples(open_dataset(ref).rows("test"))
+    dataset = open_dataset(ref)
+    samples = dataset.samples(dataset.rows("test"), ensemble.spec.names)
     if not len(samples) or samples.target is None:
         raise DataError(f"{ref.label} has no test rows; set `split.test` in its SOURCE.yaml")
     task, names = ensemble.task, ensemble.spec.names
@@ -67,14 +71,17 @@ def sum_up(
     run: RunConfig,
     ref: DatasetRef,
     record: RecordRef,
-    reports: Sequence[JobReport],
+    plan: Plan,
+    trained: TrainingOutcome,
     ensemble_ref: ArtifactRef,
     judgement: Judgement,
+    insight: RunInsight,
     model: str,
     report: str,
-    seconds: float,
+    clock: RunClock,
 ) -> RunSummary:
     """Everything a run has to say, in one value."""
+    reports = trained.reports
     ensemble = Ensemble.load(ensemble_ref.path)
     board = leaderboard(reports, ensemble.weights())
     folders = {item.name: item.artifact.path for item in reports if item.artifact is not None}
@@ -96,7 +103,7 @@ def sum_up(
         plain_mean=judgement.plain_mean,
         patterns=judgement.patterns,
         learners=LearnerCounts.of(tuple(reports), kept=len(ensemble.kept)),
-        seconds=seconds,
+        seconds=clock.elapsed,
         cpu_seconds=sum(item.cpu_seconds for item in reports),
         peak_mb=max(item.peak_bytes for item in reports) / 1e6,
         predictions_sha256=judgement.predictions_sha256,
@@ -107,4 +114,7 @@ def sum_up(
         failures={item.name: item.error for item in reports if item.status == "failed"},
         speed={name: speed for name, folder in folders.items() if (speed := SpeedReport.read(folder)) is not None},
         profiles=profiles,
+        advice=insight.sentences,
+        cost_model=CostScore.of(reports),
+        budget=BudgetUse.of(run.budget, plan, trained, clock),
     )

@@ -7,25 +7,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import pydantic
 from pydantic import model_validator
 
-from training_core.config import Config
+from training_core.config import Config, explain
 from training_core.data.splitting.bags import BagsConfig
 from training_core.engine.training import TrainingConfig
 from training_core.errors import ConfigError
+from training_core.evaluation.gates import GateConfig
 from training_core.learners import LearnerSettings
+from training_core.objectives.denoising import DenoisingConfig
 from training_core.quantities import PositiveFloat, PositiveInt, Seed, UnitInterval
 from training_core.selection.choice import SelectionConfig
 from training_core.selection.combination import CombinationConfig
-from training_core.settings import merged, parse_overrides, read_yaml
+from training_core.settings import merged, origin_of, parse_overrides, read_yaml
 from training_core.tracking import TrackerKind
 
-Preset = Literal["quick", "balanced", "best"]
+Preset = Literal["tiny", "quick", "balanced", "best"]
 
 
 class BudgetConfig(Config):
     """What a run may use, and how much may go wrong before it is called off."""
 
+    seconds: PositiveFloat | None = None
+    """Seconds the whole run may take, from the start of the command to its end. Learners that fit in are trained, quick
+    ones for every modality first; whatever trains when the time is over is ended. Which learners that are depends on
+    the machine, so with this set the same seed need not give the same ensemble. By default as long as it takes."""
+    memory_mb: PositiveFloat | None = None
+    """Resident memory, in MB (1e6 bytes), of a learner's process; there are `workers` of them. Kinds predicted above it
+    are not chosen, and a learner that goes beyond it is given up. No limit by default."""
+    learners: PositiveInt | None = None
+    """Learners trained, at most: a quick one for all modalities and one for each first, then those expected to add most
+    per second. As many as the bags call for by default."""
     workers: PositiveInt | None = None
     """Learner processes at a time; by default one per GPU, or one per CPU core."""
     group_size: PositiveInt = 4
@@ -39,6 +52,11 @@ class BudgetConfig(Config):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {
+        "bags": {"num_bags": 2, "num_row_draws": 2},
+        "learners": {"learners_per_bag": 2, "include": ("linear", "hist_boosting", "tfidf_linear", "image_cnn")},
+        "training": {"epochs": 10, "patience": 3},
+    },
     "quick": {
         "bags": {"num_bags": 6, "num_row_draws": 1},
         "learners": {"learners_per_bag": 1},
@@ -51,7 +69,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "training": {"epochs": 200, "patience": 25},
     },
 }
-"""What each preset changes; `balanced` is the defaults themselves."""
+"""What each preset changes; `balanced` is the defaults themselves, and `tiny` is for a few hundred rows."""
 
 
 class RunConfig(LearnerSettings):
@@ -63,11 +81,15 @@ class RunConfig(LearnerSettings):
     """Starting point; whatever else is set stands over it."""
     seed: Seed = 0
     """Root of every random choice: the same seed on the same data gives the same predictions."""
+    modalities: tuple[str, ...] = ()
+    """Use only these modalities of the data set, as if it had no others; all of them when empty."""
     bags: BagsConfig = BagsConfig()
     learners: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()
+    denoising: DenoisingConfig = DenoisingConfig()
     combination: CombinationConfig = CombinationConfig()
     budget: BudgetConfig = BudgetConfig()
+    gates: GateConfig = GateConfig()
     trackers: tuple[TrackerKind, ...] = ("mlflow",)
     """Where the run is recorded, in several places at once if you like: mlflow, tensorboard, wandb (written to disk,
     never sent), jsonl. Empty: nowhere."""
@@ -102,14 +124,18 @@ class RunConfig(LearnerSettings):
             ConfigError: one line naming the key, what was got and what was expected.
         """
         data = read_yaml(path) if path else {}
-        if path and "modalities" in data and "dataset" not in data:
+        if path and isinstance(data.get("modalities"), dict) and "dataset" not in data:
             data = {"dataset": path.name}
         if path and isinstance(data.get("dataset"), str) and data["dataset"].endswith((".yaml", ".yml")):
             data["dataset"] = str((path.parent / data["dataset"]).resolve())
         data = merged(merged(data, {k: v for k, v in given.items() if v is not None}), parse_overrides(overrides))
         if "dataset" not in data:
             raise ConfigError(f"{path or 'run'}: `dataset` is missing; name a dataset version or a SOURCE.yaml")
-        return cls.parse(data, str(path or "run"))
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            found = [origin_of(item["loc"], overrides, str(path or "run")) for item in error.errors(include_url=False)]
+            raise ConfigError(f"{', '.join(dict.fromkeys(found))}: {explain(error, cls)}") from None
 
     @property
     def title(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from training_core.campaigns.budget_use import BudgetUse, CostScore
 from training_core.config import Config
 from training_core.engine.watching.profiling import Profile
 from training_core.engine.watching.speed import SpeedReport
@@ -17,13 +18,15 @@ class LearnerCounts(Config):
     trained: int
     reused: int
     failed: int
+    skipped: int = 0
+    """There was no time for them."""
     kept: int
     """Learners with a weight in at least one availability pattern."""
 
     @classmethod
     def of(cls, reports: tuple[JobReport, ...], kept: int) -> "LearnerCounts":
         """Count reports by status."""
-        counts = {s: sum(report.status == s for report in reports) for s in ("trained", "reused", "failed")}
+        counts = {s: sum(report.status == s for report in reports) for s in ("trained", "reused", "failed", "skipped")}
         return cls(planned=len(reports), kept=kept, **counts)
 
 
@@ -101,5 +104,11 @@ class RunSummary(Config):
     """Why each failed learner failed."""
     speed: Mapping[str, SpeedReport] = {}
     """How fast each net was trained, by name, as it was when it was trained."""
+    advice: tuple[str, ...] = ()
+    """What went wrong and what to change, what cost most first."""
     profiles: Mapping[str, ProfiledTraining] = {}
     """Of the nets that were profiled when they were trained."""
+    cost_model: CostScore | None = None
+    """How well the cost of the learners was predicted; None where nothing was trained."""
+    budget: BudgetUse | None = None
+    """What became of the budget; None where none was set."""

@@ -7,7 +7,7 @@ missing there.
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,41 +219,88 @@ def _columns_from_frame(
     return (np.column_stack(columns) if modality.kind == "tabular" else join_text(columns)), available
 
 
-def _samples_from_arrays(path: Path, spec: DataSpec, id_key: str) -> Samples:
+def samples_from_arrays(
+    arrays: "Mapping[str, np.ndarray | pd.DataFrame | Sequence[Any] | None]", spec: DataSpec, ids: Any = None
+) -> Samples:
+    """Samples from an array, data frame or list of texts per modality; what is None or not given is missing.
+
+    Args:
+        arrays: by modality: numbers [N, …] as in `spec` for arrays, a data frame or [N, columns] for a table, strings
+            [N] for a text. Rows of NaN, None and empty strings are missing.
+        spec: of the samples (a data set's, not an encoded one).
+        ids: of the samples [N]; row numbers by default.
+
+    Raises:
+        DataError: a name is no modality, lengths differ, there are no rows, or a shape is not what `spec` says.
+    """
     import pandas as pd
 
+    given = {name: _as_array(values) for name, values in arrays.items() if values is not None}
+    if unknown := [name for name in given if name not in spec.names]:
+        raise DataError(f"'{unknown[0]}' is no modality; expected some of {', '.join(spec.names)}")
+    lengths = {name: len(values) for name, values in given.items()} | ({} if ids is None else {"ids": len(ids)})
+    if not given or min(lengths.values()) == 0:
+        raise DataError(f"there are no rows of any modality; expected some of {', '.join(spec.names)}")
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"arrays differ in length: {', '.join(f'{k} {n}' for k, n in lengths.items())}")
+    num_rows = next(iter(lengths.values()))
+    inputs: dict[str, np.ndarray] = {}
+    available: dict[str, np.ndarray] = {}
+    for modality in spec.modalities:
+        name, values = modality.name, given.get(modality.name)
+        if modality.kind in _ARRAY_KINDS:
+            values = np.full((num_rows, *modality.shape), np.nan, np.float32) if values is None else np.asarray(values)
+            if values.dtype.kind not in "biuf" or values.shape[1:] not in _shapes(modality):
+                raise DataError(
+                    f"array '{name}' is {values.dtype} {list(values.shape)}, "
+                    f"expected numbers [N, {', '.join(map(str, modality.shape))}]"
+                )
+            inputs[name], available[name] = _array(values.reshape(num_rows, *modality.shape), modality)
+            continue
+        if values is None:
+            values = pd.DataFrame(index=range(num_rows))
+        frame = values if isinstance(values, pd.DataFrame) else _table_from_array(values, modality)
+        if isinstance(arrays.get(name), pd.DataFrame) and not any(c.name in frame.columns for c in modality.columns):
+            expected = _listed(column.name for column in modality.columns)
+            raise DataError(f"table '{name}' has columns {_listed(frame.columns)}, expected {expected}")
+        names = [column.name for column in modality.columns]
+        inputs[name], available[name] = _columns_from_frame(frame, modality, names)
+    labels = _filled_ids(None if ids is None else as_text(pd.Series(ids)))
+    return Samples(inputs=inputs, available=available, ids=_row_numbers(num_rows) if labels is None else labels)
+
+
+def _as_array(values: Any) -> "np.ndarray | pd.DataFrame":
+    """A modality as an array or a data frame; a list of texts as objects."""
+    import pandas as pd
+
+    if isinstance(values, np.ndarray | pd.DataFrame):
+        return values
+    if isinstance(values, pd.Series):
+        return values.to_numpy()
+    made = np.asarray(values)
+    return made if made.dtype.kind in "biuf" else np.asarray(values, dtype=object)
+
+
+def _shapes(modality: ModalitySpec) -> list[tuple[int, ...]]:
+    """Shapes a sample may have: an image of one channel may come without it."""
+    shape = modality.shape
+    return [shape, shape[1:]] if modality.kind == "image" and shape[0] == 1 else [shape]
+
+
+def _samples_from_arrays(path: Path, spec: DataSpec, id_key: str) -> Samples:
     keys = array_names(path)
     if unknown := [key for key in keys if key not in {*spec.names, id_key}]:
         raise DataError(f"{path}: array '{unknown[0]}' is no modality; expected some of {', '.join(spec.names)}")
     arrays = read_arrays(path, keys)
     ids = arrays.pop(id_key, None) if id_key not in spec.names else None
-    lengths = {key: len(values) if values.ndim else 0 for key, values in arrays.items()}
-    if not lengths or min(lengths.values()) == 0:
-        raise DataError(f"{path} holds no rows of any modality; expected some of {', '.join(spec.names)}")
-    if len({*lengths.values(), *([] if ids is None else [len(ids)])}) > 1:
-        raise DataError(f"{path}: arrays differ in length: {', '.join(f'{k} {n}' for k, n in lengths.items())}")
-    num_rows = next(iter(lengths.values()))
-    inputs: dict[str, np.ndarray] = {}
-    available: dict[str, np.ndarray] = {}
-    for modality in spec.modalities:
-        name, values = modality.name, arrays.get(modality.name)
-        if modality.kind in _ARRAY_KINDS:
-            values = np.full((num_rows, *modality.shape), np.nan, np.float32) if values is None else values
-            if values.dtype.kind not in "biuf" or values.shape[1:] != modality.shape:
-                raise DataError(
-                    f"{path}: array '{name}' is {values.dtype} {list(values.shape)}, "
-                    f"expected numbers [N, {', '.join(map(str, modality.shape))}]"
-                )
-            inputs[name], available[name] = _array(values, modality)
-            continue
-        frame = pd.DataFrame(index=range(num_rows)) if values is None else _table_from_array(path, values, modality)
-        names = [column.name for column in modality.columns]
-        inputs[name], available[name] = _columns_from_frame(frame, modality, names)
-    ids = _filled_ids(None if ids is None else as_text(pd.Series(ids)))
-    return Samples(inputs=inputs, available=available, ids=_row_numbers(num_rows) if ids is None else ids)
+    arrays = {key: values for key, values in arrays.items() if values.ndim}
+    try:
+        return samples_from_arrays(arrays, spec, ids)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
-def _table_from_array(path: Path, values: np.ndarray, modality: ModalitySpec) -> "pd.DataFrame":
+def _table_from_array(values: np.ndarray, modality: ModalitySpec) -> "pd.DataFrame":
     """The array [N, columns] of a tabular modality, or [N] (or [N, columns]) of a text, as a table."""
     import pandas as pd
 
@@ -263,7 +310,7 @@ def _table_from_array(path: Path, values: np.ndarray, modality: ModalitySpec) ->
         columns = columns[:1] if modality.kind == "text" else columns
     if values.ndim != 2 or values.shape[1] != len(columns):
         raise DataError(
-            f"{path}: array '{modality.name}' has shape {list(values.shape)}, expected [N, {len(modality.columns)}]"
+            f"array '{modality.name}' has shape {list(values.shape)}, expected [N, {len(modality.columns)}]"
         )
     return pd.DataFrame({column: values[:, i] for i, column in enumerate(columns)})
 

@@ -1,5 +1,6 @@
 """The unit of work: a `Job` says what to train, `run_jobs` trains some, a `JobReport` says what came of each."""
 
+from training_core.jobs.here import train_here
 from training_core.jobs.job import (
     Cohort,
     DatasetRef,
@@ -13,7 +14,9 @@ from training_core.jobs.job import (
     job_directory,
     read_curves,
     read_out_of_bag,
+    skipped_report,
 )
+from training_core.jobs.limits import Limits, TimeLeft
 from training_core.jobs.run import run_jobs
 
 __all__ = [
@@ -22,7 +25,9 @@ __all__ = [
     "Event",
     "Job",
     "JobReport",
+    "Limits",
     "OnEvent",
+    "TimeLeft",
     "core_fingerprint",
     "failed_report",
     "finished_report",
@@ -30,4 +35,6 @@ __all__ = [
     "read_curves",
     "read_out_of_bag",
     "run_jobs",
+    "skipped_report",
+    "train_here",
 ]

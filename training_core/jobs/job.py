@@ -55,6 +55,8 @@ class Job(Config):
     seed: Seed
     predicted_seconds: float | None = None
     """What the cost model expects, kept to be compared with what it took."""
+    predicted_bytes: float | None = None
+    """Resident memory of its process that the cost model expects."""
     reason: str = ""
     """Why this learner was chosen for this bag."""
 
@@ -86,14 +88,15 @@ class JobReport(Config):
     """What came of a job."""
 
     name: str
-    status: Literal["trained", "reused", "failed"]
+    status: Literal["trained", "reused", "failed", "skipped"]
+    """skipped: there was no time for it, or not enough to end it."""
     learner: str
     """Kind of learner."""
     bag: str
     modalities: tuple[str, ...]
     reason: str = ""
     error: str = ""
-    """Why it failed; empty otherwise."""
+    """Why it failed or was skipped; empty otherwise."""
     artifact: ArtifactRef | None = None
     score: float | None = None
     """The task's metric on the rows outside the bag."""
@@ -108,6 +111,7 @@ class JobReport(Config):
     """From its start to its published directory; of a stack each learner's share."""
     cpu_seconds: float = 0.0
     predicted_seconds: float | None = None
+    predicted_bytes: float | None = None
     peak_bytes: int = 0
     """Largest resident memory of the process that trained it, up to the end of this job."""
     size_bytes: int = 0
@@ -155,15 +159,25 @@ def finished_report(job: Job, store: Path, device: str) -> JobReport | None:
 
 def failed_report(job: Job, error: str) -> JobReport:
     """The report of a job that gave no learner."""
+    return _report_without_learner(job, "failed", error)
+
+
+def skipped_report(job: Job, why: str) -> JobReport:
+    """The report of a job that there was no time for."""
+    return _report_without_learner(job, "skipped", why)
+
+
+def _report_without_learner(job: Job, status: Literal["failed", "skipped"], error: str) -> JobReport:
     return JobReport(
         name=job.name,
-        status="failed",
+        status=status,
         learner=job.recipe.learner.kind,
         bag=job.subset.name,
         modalities=job.subset.modalities,
         reason=job.reason,
         error=error,
         predicted_seconds=job.predicted_seconds,
+        predicted_bytes=job.predicted_bytes,
     )
 
 

@@ -23,25 +23,42 @@ from training_core.artifacts import (
     write_text_atomically,
 )
 from training_core.artifacts.bundles import drop_unpacked, unpack
-from training_core.data.splitting.bags import bag_features, in_bag_rows, out_of_bag_rows
+from training_core.data.splitting.bags import bag_features
+from training_core.data.splitting.row_draws import draw_rows
 from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.engine.alone import Trained
 from training_core.engine.prepare import LearnerRequest
 from training_core.engine.train import train_in_units
 from training_core.engine.watching.profiling import Watch
-from training_core.errors import StorageError, TransientError
+from training_core.errors import DeadlineError, StorageError, TransientError
 from training_core.evaluation.metrics import metrics
-from training_core.jobs.job import Job, JobReport, OnEvent, failed_report, finished_report, job_directory
+from training_core.jobs.job import (
+    Job,
+    JobReport,
+    OnEvent,
+    failed_report,
+    finished_report,
+    job_directory,
+    skipped_report,
+)
+from training_core.jobs.limits import Limits, TimeLeft
 from training_core.recipes import member_request
 from training_core.schema import pattern_key
 from training_core.selection.out_of_bag import hear
 
 _CHECKPOINTS, _OWNERS = "checkpoints", "jobs.json"
 _BUNDLES = "stacks"  # folder of the outputs of learners that trained together, until each has its own directory
+_NO_LIMITS = Limits()
 
 
 def run_jobs(
-    jobs: Sequence[Job], store: Path, device: str, on_event: OnEvent, *, profile: bool = False
+    jobs: Sequence[Job],
+    store: Path,
+    device: str,
+    on_event: OnEvent,
+    *,
+    profile: bool = False,
+    limits: Limits = _NO_LIMITS,
 ) -> Iterator[JobReport]:
     """Train jobs, nets of one architecture together where it pays, or fetch what an earlier run trained.
 
@@ -58,6 +75,7 @@ def run_jobs(
         device: where to train nets.
         on_event: told what happens.
         profile: look at the operators of a few steps of every training, too.
+        limits: of these, a deadline decides which jobs are begun at all; ending what overruns is the caller's task.
 
     Yields:
         A report of every job, as soon as it is there.
@@ -88,13 +106,15 @@ def run_jobs(
                 held[directory].close()
         drop_unpacked(store / _BUNDLES, store / "jobs")
         _drop_useless_checkpoints(store)
-        for unit in _train(wanted, store, device, on_event, Watch(profile)):
+        time_left = TimeLeft(limits)
+        for unit in _train(wanted, store, device, on_event, Watch(profile), time_left):
             for work, outcome in unit.items():
                 same = named[work.directory]
                 if isinstance(outcome, Exception):
                     yield from _failed(same, outcome, on_event)
                 else:
                     report = outcome.model_copy(update={"artifact": open_published(work.directory)})
+                    time_left.took(report.predicted_seconds, report.seconds)
                     on_event(
                         {"event": "finished", "job": report.name, "score": report.score, "seconds": report.seconds}
                     )
@@ -130,8 +150,8 @@ class _Work:
         """
         dataset = _open_dataset(job.dataset.root, job.dataset.name, job.dataset.version)
         rows = dataset.rows("train")
-        drawn = (job.subset, rows, dataset.target(rows), dataset.groups(rows), dataset.times(rows))
-        return cls(job, directory, dataset, in_bag_rows(*drawn), out_of_bag_rows(*drawn))
+        drawn = draw_rows(job.subset, rows, dataset.target(rows), dataset.groups(rows), dataset.times(rows))
+        return cls(job, directory, dataset, drawn.inside, drawn.outside)
 
     def request(self, on_event: OnEvent) -> LearnerRequest:
         """What the engine is asked for."""
@@ -176,6 +196,7 @@ class _Work:
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             predicted_seconds=job.predicted_seconds,
+            predicted_bytes=job.predicted_bytes,
             peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             size_bytes=sum(file.stat().st_size for file in (folder / "learner").rglob("*") if file.is_file()),
         )
@@ -209,7 +230,7 @@ class _Clock:
 
 
 def _train(
-    wanted: Sequence[_Work], store: Path, device: str, on_event: OnEvent, watch: Watch
+    wanted: Sequence[_Work], store: Path, device: str, on_event: OnEvent, watch: Watch, time_left: TimeLeft
 ) -> Iterator[dict[_Work, JobReport | Exception]]:
     """Train and publish; what came of the members of each unit."""
     clock = _Clock(watch)
@@ -221,8 +242,11 @@ def _train(
             on_event({"event": "started", "job": job.name, "epochs": job.recipe.training.epochs})
         return _begin_checkpoints([wanted[position] for position in positions], store)
 
+    def admit(positions: Sequence[int]) -> bool:
+        return time_left.allows([wanted[position].job for position in positions])
+
     requests = [work.request(on_event) for work in wanted]
-    for unit in train_in_units(requests, device, on_start, watch):
+    for unit in train_in_units(requests, device, on_start, watch, admit):
         clock.share_out(len(unit))
         outcomes: dict[_Work, JobReport | Exception] = {}
         trained: dict[_Work, Trained] = {}
@@ -314,6 +338,12 @@ def _failed(same: Iterable[Job], error: Exception, on_event: OnEvent) -> Iterato
     """Reports of jobs whose learner stumbled; what is nobody's own fault is raised."""
     if isinstance(error, StorageError | TransientError):
         raise error
+    if isinstance(error, DeadlineError):
+        for job in same:
+            report = skipped_report(job, str(error))
+            on_event({"event": "skipped", "job": job.name, "why": report.error})
+            yield report
+        return
     traceback.print_exception(error)
     for job in same:
         report = failed_report(job, f"{type(error).__name__}: {error}")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from training_core.campaigns import bagging
 from training_core.campaigns.bagging import Plan
 from training_core.errors import ConfigError, GateError, StorageError, TransientError
 from training_core.isolation import collect_reports, run_isolated
-from training_core.jobs import Event, read_curves, read_out_of_bag
+from training_core.jobs import Event, Limits, read_curves, read_out_of_bag
 
 ROOT = Path(__file__).parents[3]
 
@@ -96,9 +97,64 @@ def test_a_job_over_its_limit_is_ended_and_the_others_go_on(tmp_path: Path, sour
     mlp = next(job for job in cohort.jobs if job.recipe.learner.kind == "tabular_mlp")
     quick = next(job for job in cohort.jobs if job.recipe.learner.kind == "linear")
     pair = cohort.model_copy(update={"jobs": (mlp, quick)})
-    reports = run_isolated(pair, tmp_path, ignore, learner_seconds=6.0)
+    reports = run_isolated(pair, tmp_path, ignore, Limits(learner_seconds=6.0))
     assert [report.status for report in reports] == ["failed", "trained"]
     assert reports[0].error == "took longer than its limit of 6 s"
+
+
+@pytest.mark.slow
+def test_a_group_ends_at_its_deadline_and_keeps_what_it_published(tmp_path: Path, source: Path) -> None:
+    (cohort,) = plan_in(tmp_path, source, training={"epochs": 100_000, "patience": 100_000}).cohorts
+    quick = next(job for job in cohort.jobs if job.recipe.learner.kind == "linear")
+    endless = next(job for job in cohort.jobs if job.recipe.learner.kind == "tabular_mlp")
+    hopeful = endless.model_copy(update={"predicted_seconds": 1.0})
+    after = hopeful.model_copy(update={"name": "after", "seed": 7})
+    pair = cohort.model_copy(update={"jobs": (quick, hopeful, after)})
+    events: list[Event] = []
+    deadline = time.time() + 40
+
+    def end_soon(event: Event) -> None:
+        events.append(event)
+
+    reports = run_isolated(pair, tmp_path, end_soon, Limits(deadline=deadline))
+    assert time.time() - deadline < 2.0
+    assert [report.status for report in reports] == ["trained", "skipped", "skipped"]
+    assert "the time was over" in reports[1].error
+    assert {e["job"] for e in events if e["event"] == "skipped"} == {hopeful.name, "after"}
+
+
+def test_a_group_whose_time_is_over_starts_no_process(tmp_path: Path, source: Path) -> None:
+    (cohort,) = plan_in(tmp_path, source).cohorts
+    begun = time.monotonic()
+    reports = run_isolated(cohort, tmp_path, ignore, Limits(deadline=time.time() + 1.0))
+    assert {report.status for report in reports} == {"skipped"}
+    assert time.monotonic() - begun < 5
+    assert not (tmp_path / "jobs").exists() or not list((tmp_path / "jobs").glob("*/report.json"))
+
+
+def test_a_learner_beyond_its_memory_is_given_up(tmp_path: Path, source: Path) -> None:
+    changes = {"training": {"epochs": 100_000, "patience": 100_000}}
+    (cohort,) = plan_in(tmp_path, source, **changes).cohorts
+    endless = next(job for job in cohort.jobs if job.recipe.learner.kind == "tabular_mlp")
+    one = cohort.model_copy(update={"jobs": (endless,)})
+    (report,) = run_isolated(one, tmp_path, ignore, Limits(memory_bytes=50e6))
+    assert report.status == "failed"
+    assert "of memory, its process may have 50.0 MB" in report.error
+
+
+def test_a_process_started_before_is_used_and_the_others_are_ended(tmp_path: Path, source: Path) -> None:
+    (cohort,) = plan_in(tmp_path, source).cohorts
+    isolation.warm_up(2)
+    started = [child for child, _ in isolation._WARM]
+    assert len(started) == 2
+    quick = next(job for job in cohort.jobs if job.recipe.learner.kind == "linear")
+    (report,) = run_isolated(cohort.model_copy(update={"jobs": (quick,)}), tmp_path, ignore)
+    assert report.status == "trained"
+    assert started[0].poll() == 0, "it did the work"
+    assert started[1].poll() is None
+    isolation.cool_down()
+    assert started[1].poll() is not None
+    assert not isolation._WARM
 
 
 def test_a_diverging_learner_is_reported_and_the_rest_is_used(tmp_path: Path, source: Path) -> None:

@@ -16,7 +16,7 @@ from factories import small_run, write_source
 
 from training_core.campaigns import bagging
 from training_core.isolation import run_isolated
-from training_core.jobs import Cohort, Event, Job, JobReport, read_out_of_bag, run, run_jobs
+from training_core.jobs import Cohort, Event, Job, JobReport, Limits, read_out_of_bag, run, run_jobs
 
 ROOT = Path(__file__).parents[3]
 COPIES = 3
@@ -178,6 +178,6 @@ def test_a_stack_over_its_members_limits_is_ended_and_all_of_it_has_failed(tmp_p
     jobs = copies_in(tmp_path, source, epochs=1_000_000, patience=1_000_000)
     cohort = Cohort(name="cohort 1/1", jobs=tuple(jobs))
     events: list[Event] = []
-    reports = run_isolated(cohort, tmp_path, events.append, learner_seconds=3.0)
+    reports = run_isolated(cohort, tmp_path, events.append, Limits(learner_seconds=3.0))
     assert [report.error for report in reports] == ["took longer than its limit of 3 s"] * COPIES
     assert sum(event["event"] == "started" for event in events) == COPIES
