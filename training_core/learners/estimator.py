@@ -1,10 +1,12 @@
 """Learners that fit in one step: what they share, from aligning classes to saving without pickle."""
 
+import sys
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from training_core.learners.base import LearnerBase, spec_width
 from training_core.learners.saved_state import MALFORMED, read_array, read_number, read_state, write_state
 from training_core.schema import DataSpec, Samples
 from training_core.seeding import derive_seed, generator
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 FILE_NAME = "estimator.npz"
 MAX_SCALE_VALUES = 20
@@ -173,9 +178,16 @@ def _one_thread() -> AbstractContextManager[object]:
     Boosted trees enter a parallel region per tree; on cores that are busy with other processes each one waits for its
     slowest thread, which made predictions several times slower than one thread is.
     """
-    from threadpoolctl import threadpool_limits
+    return _thread_pools(len(sys.modules)).limit(limits=1)
 
-    return threadpool_limits(limits=1)
+
+@lru_cache(maxsize=1)
+def _thread_pools(num_modules: int) -> "ThreadpoolController":
+    """The thread pools of the libraries loaded so far. Looking for them takes some 20 ms, more than many a prediction;
+    a library that came later shows in the number of modules."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _merge_repeats(samples: Samples, weight: np.ndarray | None) -> tuple[Samples, np.ndarray | None]:
