@@ -183,8 +183,11 @@ def _one_thread() -> AbstractContextManager[object]:
 
 @lru_cache(maxsize=1)
 def _thread_pools(num_modules: int) -> "ThreadpoolController":
-    """The thread pools of the libraries loaded so far. Looking for them takes some 20 ms, more than many a prediction;
-    a library that came later shows in the number of modules."""
+    """The thread pools of the libraries loaded so far.
+
+    Looking for them takes some 20 ms, more than many a prediction; a library that came later shows in the number of
+    modules.
+    """
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
