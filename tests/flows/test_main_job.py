@@ -33,7 +33,7 @@ def test_a_run_ends_in_a_usable_tracked_ensemble(first: dict[str, Any], store: P
     assert len(first["patterns"]) == 7, "every pattern of three modalities"
     assert abs(sum(row["weight"] for row in first["leaderboard"]) - 1) < 1e-9
     report = Path(first["report"]).read_text()
-    assert "data:image/png" in report
+    assert "<svg" in report
     assert first["dataset"] in report
     assert first["model"] == "models:/world/1"
     assert (Path(first["ensemble"]) / "ensemble.json").exists()

@@ -5,12 +5,13 @@ the modalities outside the pattern hidden.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 
 from training_core.config import Config
-from training_core.evaluation.calibration import apply_temperature, fit_temperature
+from training_core.evaluation.calibration import apply_temperature, correctness, fit_temperature
 from training_core.evaluation.metrics import loss
 from training_core.quantities import NonNegativeFloat, NonNegativeInt, OpenUnit, PositiveInt, Seed, UnitInterval
 from training_core.schema import Pattern, TaskSpec
@@ -192,8 +193,8 @@ def combine_pattern(
 ) -> PatternWeights:
     """Learn the weights and the calibration of one pattern.
 
-    When the mixture is worse than the best single learner by more than two standard errors of the paired difference,
-    that learner is shipped instead. Learners that do no better alone than an answer without any input, beyond noise,
+    When the mixture is worse than the best single learner beyond noise, in losses and in mistakes, that learner is
+    shipped instead. Learners that do no better alone than an answer without any input, beyond noise,
     get no weight; when none surely does, nor their mixture, the pattern may be `uninformed`. Too few rows:
     `temperature` is 1 and to be inherited by the caller.
 
@@ -229,7 +230,7 @@ def combine_pattern(
     weights[heeded] = select_weights(task, target, joined[heeded], config, seed)
     alone = best_single(task, target, joined, separate)
     best_name = names[int(np.argmax(team_of == alone.index))]
-    together = _mixture_losses(task, target, joined, weights)
+    mixture, together = _mixture(task, target, joined, weights)
     surest = max(known.max(), _errors_less(together, ignorant))
     if may_be_uninformed and surest < _SURELY and len(target) >= config.min_calibration_rows:
         return PatternWeights(
@@ -243,9 +244,15 @@ def combine_pattern(
         )
 
     losses = together[alone.rows]
-    gap = losses - alone.losses
-    noise = float(gap.std() / np.sqrt(len(gap)))
-    single_shipped = bool(gap.mean() > _BEYOND_NOISE * noise)
+    single_shipped = _surely_better(
+        task,
+        target[alone.rows],
+        alone.losses,
+        losses,
+        joined[alone.index, alone.rows],
+        mixture[alone.rows],
+        len(joined),
+    )
     if single_shipped:
         weights = np.zeros(len(joined))
         weights[alone.index] = 1.0
@@ -295,15 +302,42 @@ def _errors_less(losses: np.ndarray, reference: np.ndarray) -> float:
     return float(gain.mean()) / error if error > 0 else float(np.sign(gain.mean())) * np.inf if gain.any() else 0.0
 
 
-def _mixture_losses(task: TaskSpec, target: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Calibrated loss of the mixture per row [N]; where no learner with a weight speaks, that of the plain mean."""
+def _surely_better(
+    task: TaskSpec,
+    target: np.ndarray,
+    losses: np.ndarray,
+    mixture_losses: np.ndarray,
+    answers: np.ndarray,
+    mixture_answers: np.ndarray,
+    num_learners: int,
+) -> bool:
+    """Whether the best of `num_learners` learners beats their mixture on the same rows, in losses and in mistakes.
+
+    The best of many looks better than it is: the losses have to differ by as many standard errors as make up for that
+    (Bonferroni). And a learner that happens to be right on all of some eighty rows looks infinitely surer than any
+    mixture once it is calibrated on them, so it has to make fewer mistakes as well.
+    """
+    needed = NormalDist().inv_cdf(1 - (1 - NormalDist().cdf(_BEYOND_NOISE)) / num_learners)
+    if _errors_less(losses, mixture_losses) <= needed:
+        return False
+    if task.kind == "regression":
+        return True
+    mistakes = [1.0 - correctness(task, target, given).reshape(len(target), -1).mean(axis=1)
+                for given in (answers, mixture_answers)]  # fmt: skip
+    return _errors_less(mistakes[0], mistakes[1]) > _BEYOND_NOISE
+
+
+def _mixture(
+    task: TaskSpec, target: np.ndarray, predictions: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answers [N, C] of the mixture and their calibrated losses [N]; of the plain mean where nobody weighted speaks."""
     mixed, plain = pool(predictions, weights), pool(predictions, np.ones(len(weights)))
     values = np.where(mixed.covered[:, None], mixed.values, plain.values)
     if task.kind == "regression":
-        return calibrated_losses(task, target, values)
+        return values, calibrated_losses(task, target, values)
     spread = np.where(mixed.covered, mixed.concentration, plain.concentration)
     temperature = fit_temperature_line(task, target, mixed).at(spread)
-    return loss(task, target, apply_temperature(task, values, temperature))
+    return values, loss(task, target, apply_temperature(task, values, temperature))
 
 
 def calibrated_losses(

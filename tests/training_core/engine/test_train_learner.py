@@ -35,6 +35,8 @@ def world(task: TaskSpec = TASKS[0], num_rows: int = 80, missing: float = 0.0) -
     note = np.array([f"sample of {('red', 'green', 'blue')[k]} things" for k in hidden], dtype=object)
     picture = rng.normal(size=(num_rows, 1, 8, 8))
     picture[np.arange(num_rows), 0, hidden * 2] += 2.0
+    clicks = rng.normal(size=(num_rows, 6, 2)) * 0.2
+    clicks[np.arange(num_rows), hidden * 2, 0] += 1.0
     targets = {
         "classification": hidden.astype(np.int64),
         "multilabel": np.stack([hidden == 0, hidden > 1], axis=1).astype(np.float32),
@@ -47,12 +49,13 @@ def world(task: TaskSpec = TASKS[0], num_rows: int = 80, missing: float = 0.0) -
             ModalitySpec(name="table", kind="tabular", shape=(2,), columns=columns),
             ModalitySpec(name="note", kind="text"),
             ModalitySpec(name="picture", kind="image", shape=(1, 8, 8)),
+            ModalitySpec(name="clicks", kind="sequence", shape=(6, 2)),
         ),
         task=task,
     )
     available = {name: rng.random(num_rows) >= missing for name in spec.names}
     ids = np.array([f"row-{i}" for i in range(num_rows)], dtype=object)
-    inputs = {"vec": vec, "table": table, "note": note, "picture": picture}
+    inputs = {"vec": vec, "table": table, "note": note, "picture": picture, "clicks": clicks}
     return spec, Samples(inputs, available, ids, targets[task.kind])
 
 
@@ -252,10 +255,10 @@ def test_absences_met_often_enough_in_training_are_tolerated(num_rows: int, num_
 
 
 def test_an_estimator_answers_rows_that_lack_what_it_learned_to_lack() -> None:
-    learner, _, samples = trained(HistBoostingConfig(), missing=0.3)
-    assert learner.tolerates == {"vec", "table", "picture"}
+    learner, _, samples = trained(HistBoostingConfig(), missing=0.5)
+    assert learner.tolerates == {"vec", "table", "picture", "clicks"}
     predicted = learner.predict(samples)
-    answered = samples.availability(["vec", "table", "picture"]).any(axis=1)
+    answered = samples.availability(["vec", "table", "picture", "clicks"]).any(axis=1)
     assert np.array_equal(np.isfinite(predicted).all(axis=1), answered)
     assert not answered.all()
 
@@ -274,7 +277,7 @@ def test_a_learner_is_silent_about_rows_that_lack_what_it_needs() -> None:
 
 def test_usable_needs_one_modality_even_where_all_are_tolerated() -> None:
     learner, _, _ = trained(FusionNetConfig())
-    patterns = np.array([[1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=bool)
+    patterns = np.array([[1, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=bool)
     available = {name: patterns[:, i] for i, name in enumerate(learner.modalities)}
     assert learner.usable(available).tolist() == [True, True, False]
 

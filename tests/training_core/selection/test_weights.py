@@ -186,6 +186,18 @@ def test_the_single_learner_is_shipped_when_mixing_only_hurts():
     assert found.weights == {"c": 1.0}
 
 
+def test_a_learner_that_is_right_on_all_of_few_rows_is_not_shipped_for_that():
+    """Calibrated on eighty rows without a mistake it looks infinitely sure; the mixture, wrong on two, does not."""
+    predictions, target = world([3.0] * 6, num_rows=80, out_of_bag=1.0)
+    perfect = np.full((80, 3), 0.1)
+    perfect[np.arange(80), target] = 0.8
+    predictions[0] = perfect
+    predictions[1:, :2] = 0.98 * np.eye(3)[(target[:2] + 1) % 3] + 0.02 / 3
+    found = combine_pattern(CLASSES, target, predictions, tuple("abcdef"), CombinationConfig(evenness=1e3), 0)
+    assert found.best_single == "a" and found.best_single_loss < 0.01
+    assert not found.single_shipped
+
+
 def test_learners_that_know_nothing_get_no_weight_at_all():
     predictions, target = world([2.0, 0.0, 0.0, 0.0, 1.0], num_rows=900)
     found = combine_pattern(CLASSES, target, predictions, tuple("abcde"), CombinationConfig(evenness=1e6), 0)

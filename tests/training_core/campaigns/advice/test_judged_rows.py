@@ -50,8 +50,8 @@ def test_a_run_is_reported_on_in_every_domain_and_studied(store: Path) -> None:
     assert lists.cold_start is not None and lists.cold_start.num_rows == new.sum()
 
     record = begin_record(run, ref, store, {})
-    gates = GateConfig(min_score=0.0)
-    insight = record_insight(record, run, ref, reports, artifact, judge(artifact, ref), 3.0, gates)
+    gated = run.model_copy(update={"gates": GateConfig(min_score=0.0)})
+    insight = record_insight(record, gated, ref, reports, artifact, judge(artifact, ref))
     assert insight.is_good_enough and insight.report.num_learners == len(jobs)
     assert "Quality gates" in insight_path(record).read_text()
 
