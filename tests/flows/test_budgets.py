@@ -32,6 +32,7 @@ def test_sigterm_ends_a_run_with_a_line_and_no_process_is_left(source: Path, tmp
     assert not alive
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_with_a_budget_ends_with_an_ensemble_and_says_what_it_used(source: Path, tmp_path: Path) -> None:
     endless = ("--set=training.epochs=100000", "--set=training.patience=100000", "--set=bags.num_bags=12")

@@ -6,6 +6,7 @@ import pytest
 from command import SMALL, answer, polychoir
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_with_adaptive_bags_measures_first_and_trains_nothing_twice(store: Path, source: Path) -> None:
     adaptive = ("--set=bags.strategy=adaptive", "--set=bags.num_bags=9", "--set=learners.include=[linear]")

@@ -15,7 +15,7 @@ from training_core.evaluation.evidence import RunEvidence, RunLimits
 from training_core.isolation import run_isolated
 from training_core.jobs import Cohort, JobReport
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 STRONG, WEAK = SyntheticModality(name="left", size=6, strength=3.0), SyntheticModality(name="right", size=6)
 HUM = SyntheticModality(name="hum", size=60, role="noise")
