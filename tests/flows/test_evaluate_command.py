@@ -8,6 +8,12 @@ QUICK = ("--preset=quick", "--set=learners.include=[linear]", "--set=budget.grou
 
 
 @pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of its own: other tests count the models and runs of the one they share."""
+    return tmp_path_factory.mktemp("evaluated") / "store"
+
+
+@pytest.fixture(scope="module")
 def model(store: Path, source: Path) -> str:
     return answer(polychoir("train", source, "--store", store, "--json", *QUICK))["model"]
 
@@ -62,6 +68,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(store: Path, arguments: tupl
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_model_or_data_set_that_is_not_there_is_a_users_error(store: Path, model: str):
     for arguments in (("models:/nothing/1", "world"), (model, "nothing")):
         result = polychoir("evaluate", *arguments, "--store", store)

@@ -8,9 +8,9 @@ from command import SMALL, answer, polychoir
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_a_run_with_adaptive_bags_measures_first_and_trains_nothing_twice(store: Path, source: Path) -> None:
+def test_a_run_with_adaptive_bags_measures_first_and_trains_nothing_twice(tmp_path: Path, source: Path) -> None:
     adaptive = ("--set=bags.strategy=adaptive", "--set=bags.num_bags=9", "--set=learners.include=[linear]")
-    command = ("train", source, *SMALL, *adaptive, "--set=seed=11", "--set=trackers=[]", "--store", store, "--json")
+    command = ("train", source, *SMALL, *adaptive, "--set=seed=11", "--set=trackers=[]", "--store", tmp_path, "--json")
     first = answer(polychoir(*command))
     assert first["score"] >= 0.9
     assert first["learners"]["planned"] == 9

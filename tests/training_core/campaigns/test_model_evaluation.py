@@ -160,6 +160,7 @@ def test_a_model_that_is_not_there_is_an_error(world):
         find_model(str(world.store / "nowhere"), world.store)
 
 
+@pytest.mark.slow
 def test_an_oracle_is_trained_on_just_the_modalities_that_are_left(world):
     model = find_model(world.folder, world.store)
     runs = oracle_runs(model, world.store)
