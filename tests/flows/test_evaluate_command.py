@@ -68,6 +68,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(store: Path, arguments: tupl
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_model_or_data_set_that_is_not_there_is_a_users_error(store: Path, model: str):
     for arguments in (("models:/nothing/1", "world"), (model, "nothing")):

@@ -37,6 +37,7 @@ def kill_when(process: subprocess.Popen[str], moment: str) -> list[str]:
     return seen
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_killed_five_times_ends_as_if_it_never_was(source: Path, tmp_path: Path) -> None:
     expected = answer(polychoir("train", source, *SMALL, "--store", tmp_path / "whole", "--json"))
