@@ -1,15 +1,36 @@
-"""What learners of boosted trees share: the rows that tell when to stop, and how large trees are."""
+"""What learners of boosted trees share: settings, the rows that tell when to stop, and how large trees are."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
+from training_core.learners.estimator import EstimatorConfig
 from training_core.learners.folds import deal_folds
+from training_core.quantities import PositiveFloat, PositiveInt
 
 VALIDATION_FOLDS = 7
 """One row in seven judges when to stop."""
 UNJUDGED_ROUNDS = 50
 """Rounds when there are too few rows to hold any out."""
+
+
+class BoostingConfig(EstimatorConfig):
+    """Settings of every kind of boosted trees."""
+
+    method: ClassVar[str | None] = "boosted trees"
+    quality_prior: ClassVar[float] = 0.75
+
+    learning_rate: PositiveFloat = 0.1
+    max_rounds: PositiveInt = 400
+    patience: PositiveInt = 15
+    """Rounds without a better validation loss before it stops."""
+    max_leaves: PositiveInt | None = None
+    """Leaves of a tree; None for one per 200 rows, between 7 and 31."""
+
+    def leaves(self, num_rows: int) -> int:
+        """Leaves of a tree for so many rows."""
+        return self.max_leaves or num_leaves(num_rows)
 
 
 def hold_out(

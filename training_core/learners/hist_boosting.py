@@ -7,13 +7,12 @@ import numpy as np
 
 from training_core.learners.base import spec_width
 from training_core.learners.binning import bin_edges, to_bins
-from training_core.learners.boosting import UNJUDGED_ROUNDS, all_rounds, hold_out, num_leaves, tried_fraction
+from training_core.learners.boosting import UNJUDGED_ROUNDS, BoostingConfig, all_rounds, hold_out, tried_fraction
 from training_core.learners.design_matrix import TREE_ONE_HOT, DesignMatrix
-from training_core.learners.estimator import Estimator, EstimatorConfig
+from training_core.learners.estimator import Estimator
 from training_core.learners.linear_fit import sigmoid, softmax
 from training_core.learners.saved_state import read_array
 from training_core.learners.saved_trees import Trees, pack_boosted, restore_trees
-from training_core.quantities import PositiveFloat, PositiveInt
 from training_core.schema import DataSpec, ModalityKind, Samples
 
 if TYPE_CHECKING:
@@ -23,24 +22,12 @@ MAX_BINS = 63
 """A quarter of the usual number costs no accuracy that could be measured, and a third of the time."""
 
 
-class HistBoostingConfig(EstimatorConfig):
+class HistBoostingConfig(BoostingConfig):
     """Histogram gradient boosting that finds its own number of rounds, then learns from all rows."""
 
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "image", "sequence"})
-    method: ClassVar[str | None] = "boosted trees"
-    quality_prior: ClassVar[float] = 0.75
 
     kind: Literal["hist_boosting"] = "hist_boosting"
-    learning_rate: PositiveFloat = 0.1
-    max_rounds: PositiveInt = 400
-    patience: PositiveInt = 15
-    """Rounds without a better validation loss before it stops."""
-    max_leaves: PositiveInt | None = None
-    """Leaves of a tree; None for one per 200 rows, between 7 and 31."""
-
-    def leaves(self, num_rows: int) -> int:
-        """Leaves of a tree for so many rows."""
-        return self.max_leaves or num_leaves(num_rows)
 
     def build(self, spec: DataSpec, seed: int) -> "HistBoostingEstimator":
         """A fresh estimator for the encoded `spec`."""

@@ -6,16 +6,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from training_core.learners.base import num_texts, spec_width
-from training_core.learners.boosting import UNJUDGED_ROUNDS, all_rounds, hold_out, num_leaves, tried_fraction
+from training_core.learners.boosting import UNJUDGED_ROUNDS, BoostingConfig, all_rounds, hold_out, tried_fraction
 from training_core.learners.design_matrix import TREE_ONE_HOT, DesignMatrix
-from training_core.learners.estimator import Estimator, EstimatorConfig
+from training_core.learners.estimator import Estimator
 from training_core.learners.linear_fit import sigmoid, softmax
 from training_core.learners.saved_state import read_array
 from training_core.learners.saved_trees import Trees, pack_lightgbm, restore_trees
 from training_core.learners.text_features import TextFeaturesConfig
 from training_core.learners.text_scores import SCORE_FITS, TextScores
 from training_core.learners.tfidf_linear import PIECES_PER_TEXT, WORK_PER_TEXT
-from training_core.quantities import PositiveFloat, PositiveInt
+from training_core.quantities import PositiveFloat
 from training_core.schema import DataSpec, ModalityKind, Samples
 
 HISTOGRAM_WORK = 10
@@ -23,29 +23,17 @@ HISTOGRAM_WORK = 10
 OBJECTIVES = {"classification": "multiclass", "multilabel": "binary", "regression": "regression"}
 
 
-class LightGBMConfig(EstimatorConfig):
+class LightGBMConfig(BoostingConfig):
     """Leaf-wise gradient boosting (Ke et al. 2017), which finds its own number of rounds, then learns from all rows."""
 
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "image", "sequence", "text"})
-    method: ClassVar[str | None] = "boosted trees"
     distribution: ClassVar[str | None] = "lightgbm"
-    quality_prior: ClassVar[float] = 0.75
 
     kind: Literal["lightgbm"] = "lightgbm"
-    learning_rate: PositiveFloat = 0.1
-    max_rounds: PositiveInt = 400
-    patience: PositiveInt = 15
-    """Rounds without a better validation loss before it stops."""
-    max_leaves: PositiveInt | None = None
-    """Leaves of a tree; None for one per 200 rows, between 7 and 31."""
     penalty: PositiveFloat = 1.0
     """L2 penalty on the values of leaves."""
     text: TextFeaturesConfig = TextFeaturesConfig()
     """Which pieces of a text count."""
-
-    def leaves(self, num_rows: int) -> int:
-        """Leaves of a tree for so many rows."""
-        return self.max_leaves or num_leaves(num_rows)
 
     def build(self, spec: DataSpec, seed: int) -> "LightGBMEstimator":
         """A fresh estimator for the encoded `spec`, its texts as strings."""

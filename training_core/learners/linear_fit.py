@@ -60,8 +60,7 @@ def fit_linear(
     [N, L] or values [N, K]. With `strength` None it is chosen by cross-validation on these rows, log loss or squared
     error, walking from `start` towards the better neighbour until neither is; too few rows to split keep `start`.
     """
-    num_outputs = int(target.max()) + 1 if task == "classification" else target.shape[1]
-    fit = _fit_ridge if task == "regression" else _fit_logistic
+    fit, num_outputs = _fitter(task, target)
     if strength is None:
         strength = choose_strength(task, matrix, target, weight, groups=groups, rng=rng, start=start)
     return fit(matrix, target, weight, num_outputs, strength)
@@ -83,8 +82,7 @@ def fit_out_of_fold(
     as for `fit_linear`, whose search chooses one strength for all folds. With too few rows to split, the model says 0
     of every row: what it said of rows it has seen would be taken for more than it is worth.
     """
-    num_outputs = int(target.max()) + 1 if task == "classification" else target.shape[1]
-    fit = _fit_ridge if task == "regression" else _fit_logistic
+    fit, num_outputs = _fitter(task, target)
     classes = target if task == "classification" else None
     folds = deal_folds(len(target), NUM_SCORE_FOLDS, rng, classes, groups)
     if folds is None:
@@ -115,8 +113,7 @@ def choose_strength(
     start: float,
 ) -> float:
     """The penalty with the least cross-validated log loss or squared error; `start` with too few rows to split."""
-    num_outputs = int(target.max()) + 1 if task == "classification" else target.shape[1]
-    fit = _fit_ridge if task == "regression" else _fit_logistic
+    fit, num_outputs = _fitter(task, target)
     rows = np.arange(len(target))
     if len(rows) > MAX_SEARCH_ROWS[task]:
         rows = np.sort(rng.choice(rows, MAX_SEARCH_ROWS[task], replace=False))
@@ -130,6 +127,12 @@ def choose_strength(
         return _cross_validate(task, fit, *part, folds, num_outputs, candidate)
 
     return walk_down(judge, start)
+
+
+def _fitter(task: TaskKind, target: np.ndarray) -> "tuple[Callable[..., LinearFit], int]":
+    """How a model of one strength is fitted, and how many raw outputs it has."""
+    num_outputs = int(target.max()) + 1 if task == "classification" else target.shape[1]
+    return _fit_ridge if task == "regression" else _fit_logistic, num_outputs
 
 
 def walk_down(loss: Callable[[float], float], start: float) -> float:

@@ -1,13 +1,12 @@
 """Multi-layer perceptron on the features of vectors, tables and texts side by side."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from training_core.learners.base import LearnerBase
-from training_core.learners.encoders import blank, embedding_parameters, flat_features, flat_width, text_work
+from training_core.learners.dense_net import DenseNet
+from training_core.learners.encoders import embedding_parameters, flat_width, text_work
 from training_core.learners.net_cost import training_cost
 from training_core.quantities import PositiveInt, Rate
 from training_core.schema import DataSpec, ModalityKind
@@ -45,32 +44,23 @@ class TabularMLPConfig(LearnerBase):
         return training_cost(forward, dense, embedded, features, num_rows, epochs)
 
 
-class TabularMLP(nn.Module):
+class TabularMLP(DenseNet):
     """Features of all modalities and which of them are there, through two hidden layers."""
 
     def __init__(self, config: TabularMLPConfig, spec: DataSpec) -> None:
-        super().__init__()
-        self.names = spec.names
-        parts = [flat_features(modality) for modality in spec.modalities]
-        self.features = nn.ModuleList(parts)
         width = config.width
-        self.layers = nn.Sequential(
-            nn.Linear(sum(part.width for part in parts) + len(parts), width),
-            nn.LayerNorm(width),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(width, width),
-            nn.LayerNorm(width),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(width, spec.task.num_outputs),
-        )
 
-    def forward(self, inputs: Mapping[str, Tensor], available: Tensor) -> Tensor:
-        """Raw outputs [B, num_outputs] of encoded inputs and their availability [B, M]."""
-        parts = [
-            blank(features(blank(inputs[name], available[:, i])), available[:, i])
-            for i, (name, features) in enumerate(zip(self.names, self.features, strict=True))
-        ]
-        flags = available.to(parts[0].dtype)
-        return self.layers(torch.cat([*parts, flags], dim=1))
+        def make_layers(num_features: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Linear(num_features, width),
+                nn.LayerNorm(width),
+                nn.GELU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(width, width),
+                nn.LayerNorm(width),
+                nn.GELU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(width, spec.task.num_outputs),
+            )
+
+        super().__init__(spec, make_layers)

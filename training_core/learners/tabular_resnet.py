@@ -1,13 +1,12 @@
 """Residual network on the features of vectors and tables side by side: deeper than a perceptron, as easy to train."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from training_core.learners.base import LearnerBase
-from training_core.learners.encoders import blank, flat_features, flat_width
+from training_core.learners.dense_net import DenseNet
+from training_core.learners.encoders import flat_width
 from training_core.learners.net_cost import training_cost
 from training_core.quantities import PositiveInt, Rate
 from training_core.schema import DataSpec, ModalityKind
@@ -66,28 +65,19 @@ class ResidualLayers(nn.Module):
         return values + self.layers(values)
 
 
-class TabularResNet(nn.Module):
+class TabularResNet(DenseNet):
     """Features of all modalities and which of them are there, through residual blocks."""
 
     def __init__(self, config: TabularResNetConfig, spec: DataSpec) -> None:
-        super().__init__()
-        self.names = spec.names
-        parts = [flat_features(modality) for modality in spec.modalities]
-        self.features = nn.ModuleList(parts)
         width = config.width
-        self.layers = nn.Sequential(
-            nn.Linear(sum(part.width for part in parts) + len(parts), width),
-            *(ResidualLayers(width, config.dropout) for _ in range(config.num_blocks)),
-            nn.LayerNorm(width),
-            nn.ReLU(),
-            nn.Linear(width, spec.task.num_outputs),
-        )
 
-    def forward(self, inputs: Mapping[str, Tensor], available: Tensor) -> Tensor:
-        """Raw outputs [B, num_outputs] of encoded inputs and their availability [B, M]."""
-        parts = [
-            blank(features(blank(inputs[name], available[:, i])), available[:, i])
-            for i, (name, features) in enumerate(zip(self.names, self.features, strict=True))
-        ]
-        flags = available.to(parts[0].dtype)
-        return self.layers(torch.cat([*parts, flags], dim=1))
+        def make_layers(num_features: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Linear(num_features, width),
+                *(ResidualLayers(width, config.dropout) for _ in range(config.num_blocks)),
+                nn.LayerNorm(width),
+                nn.ReLU(),
+                nn.Linear(width, spec.task.num_outputs),
+            )
+
+        super().__init__(spec, make_layers)
