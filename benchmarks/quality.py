@@ -18,7 +18,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from training_core.data.ingestion.ingest import prepare_dataset
 from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.evaluation.calibration import confidence, correctness, expected_calibration_error
 from training_core.evaluation.metrics import score
+from training_core.evaluation.robustness import hide_at_random
+from training_core.evaluation.statistics import corrected_resampled_t
 from training_core.schema import DataSpec, Samples
 from training_core.seeding import generator
 from training_core.selection.ensemble import Weighting
@@ -42,7 +44,7 @@ RATES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 FULL = "Polychoir"
 OURS: dict[str, dict[str, Any]] = {
     FULL: {},
-    "Polychoir, no denoising": {"denoising": {"enabled": False}},
+    "Polychoir, denoising": {"denoising": {"enabled": True}},
     "Polychoir, no modality bags": {"bags": {"modality_bags": False}},
 }
 UNIFORM = "Polychoir, uniform weights"
@@ -86,15 +88,9 @@ class Exam:
 
 
 def thinned(samples: Samples, names: Sequence[str], rate: float, seed: int) -> Samples:
-    """Each modality of each row hidden with probability `rate`; one that was there stays, any as likely."""
-    there = samples.availability(names)
-    draws = generator(seed, "missing", int(100 * rate)).random(there.shape)
-    hidden = draws < rate
-    last = np.where(there, draws, -1).argmax(axis=1)
-    hidden[np.arange(len(there)), last] = False
-    kept = there & ~hidden
-    available = {name: kept[:, i] for i, name in enumerate(names)}
-    return Samples(samples.inputs, available, samples.ids, samples.target, samples.groups)
+    """The same samples with modalities hidden as `hide_at_random` does."""
+    kept = hide_at_random(samples.availability(names), rate, generator(seed, "missing", int(100 * rate)))
+    return replace(samples, available={name: kept[:, i] for i, name in enumerate(names)})
 
 
 def main() -> None:
@@ -194,14 +190,12 @@ def tabulate(case: str, rows: dict[str, list[dict[str, float]]]) -> Table:
 
 def is_better(ours: list[dict[str, float]], others: list[dict[str, float]], measure: str) -> bool:
     """Whether ours is better beyond the noise of the splits."""
-    from training_core.evaluation.statistics import corrected_resampled_t_test
-
     if len(ours) != len(others) or len(ours) < 3:
         return False
     gaps = np.array([one[measure] - other[measure] for one, other in zip(ours, others, strict=True)])
     if gaps.mean() <= 0 or not gaps.std():
         return False
-    return corrected_resampled_t_test(gaps, TEST_SHARE / (1 - TEST_SHARE)).p_value < 0.05
+    return corrected_resampled_t(gaps, TEST_SHARE / (1 - TEST_SHARE))[1] < 0.05
 
 
 if __name__ == "__main__":
