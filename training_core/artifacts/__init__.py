@@ -3,6 +3,7 @@
 from training_core.artifacts.directories import (
     CHECKSUMS,
     ArtifactRef,
+    crc32_text,
     exclusive,
     file_sha256,
     find_unfinished,
@@ -25,6 +26,7 @@ from training_core.artifacts.directories import (
 __all__ = [
     "CHECKSUMS",
     "ArtifactRef",
+    "crc32_text",
     "exclusive",
     "file_sha256",
     "find_unfinished",

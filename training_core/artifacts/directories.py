@@ -1,8 +1,9 @@
 """Atomic, checksummed publishing of directories: a reader sees a whole version or none, whatever is killed when.
 
 A directory is filled beside its final place under a temporary name, every file is flushed to the disk, a
-`checksums.json` with the SHA-256 of each file is written last, and one rename makes it visible. The temporary name
-says which process writes, and the writer holds a lock on the directory: what a killed writer left is known by both.
+`checksums.json` with the SHA-256 of each file (the CRC-32 of those that are large and short-lived) is written last, and
+one rename makes it visible. The temporary name says which process writes, and the writer holds a lock on the directory:
+what a killed writer left is known by both.
 """
 
 import errno
@@ -13,6 +14,7 @@ import os
 import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,8 @@ from training_core.config import Config, canonical_json
 from training_core.errors import StorageError, TransientError
 
 CHECKSUMS = "checksums.json"
+_CRC32 = "crc32:"
+_PIECE_BYTES = 1 << 20
 _UNFINISHED = ".unfinished-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
@@ -77,7 +81,8 @@ def finish_directory(unfinished: Path, final: Path, known: Mapping[str, str] | N
     Args:
         unfinished: a directory of `unfinished_directory`, beside `final`.
         final: its name from now on.
-        known: checksums of files that need not be read again, by their path within the directory.
+        known: checksums of files that need not be read again, by their path within the directory: their SHA-256, or
+            their CRC-32 as `crc32_text` writes it.
 
     Returns:
         Whether this call made it visible.
@@ -169,7 +174,7 @@ def verify_published(ref: ArtifactRef) -> None:
     if not is_published(ref.path) or file_sha256(ref.path / CHECKSUMS) != ref.sha256:
         raise StorageError(f"{ref.uri} is not the directory that was published; make it again")
     expected: dict[str, str] = json.loads((ref.path / CHECKSUMS).read_text())
-    found = _checksums(ref.path)
+    found = {name: _checksum_like(expected.get(name, ""), file) for name, file in _files(ref.path).items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             state = "missing" if name not in found else "unexpected" if name not in expected else "changed"
@@ -327,29 +332,42 @@ def _is_alive(leftover: Path) -> bool:
 
 
 def _write_checksums(directory: Path, known: Mapping[str, str]) -> None:
-    for file in _files(directory):
+    for file in _files(directory).values():
         _sync_file(file)
     path = directory / CHECKSUMS
-    path.write_text(canonical_json(_checksums(directory, known)), encoding="utf-8")
+    checksums = {name: known.get(name) or file_sha256(file) for name, file in _files(directory).items()}
+    path.write_text(canonical_json(checksums), encoding="utf-8")
     _sync_file(path)
     for folder in [p for p in directory.rglob("*") if p.is_dir()] + [directory]:
         _sync_directory(folder)
 
 
-def _checksums(directory: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
-    known = known or {}
-    names = {file.relative_to(directory).as_posix(): file for file in _files(directory)}
-    return {name: known.get(name) or file_sha256(file) for name, file in names.items()}
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / CHECKSUMS)
+def _files(directory: Path) -> dict[str, Path]:
+    """All files but the checksums, by their path within the directory."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / CHECKSUMS)
+    return {file.relative_to(directory).as_posix(): file for file in files}
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crc32_text(crc: int) -> str:
+    """A CRC-32 as `checksums.json` lists it."""
+    return f"{_CRC32}{crc:08x}"
+
+
+def _checksum_like(listed: object, path: Path) -> str:
+    """The checksum of a file, of the kind that is listed."""
+    if not str(listed).startswith(_CRC32):
+        return file_sha256(path)
+    crc, buffer = 0, memoryview(bytearray(_PIECE_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            crc = zlib.crc32(buffer[:size], crc)
+    return crc32_text(crc)
 
 
 def _sync_file(path: Path) -> None:

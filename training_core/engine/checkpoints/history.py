@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FILE = "history.jsonl"
 _NUMBERS = ("epoch", "step", "size_bytes", "optimizer_state_bytes")
-_TEXTS = ("name", "timestamp", "sha256")
+_TEXTS = ("name", "timestamp", "checksum")
 
 
 def remember(directory: Path, saved: CheckpointMetadata) -> None:
@@ -39,7 +39,7 @@ def history_frame(
 
     Returns:
         Columns `epoch`, `step`, each metric under its own name, `is_best` (of all of them; among equals the first),
-        `kept` (still there), `timestamp`, `size_bytes`, `optimizer_state_bytes`, `sha256` and `path`.
+        `kept` (still there), `timestamp`, `size_bytes`, `optimizer_state_bytes`, `checksum` and `path`.
     """
     import pandas as pd
 
@@ -53,7 +53,7 @@ def history_frame(
             **{key: entry["metrics"].get(key, float("nan")) for key in named},
             "is_best": False,
             "kept": name in there,
-            **{key: entry[key] for key in ("timestamp", "size_bytes", "optimizer_state_bytes", "sha256")},
+            **{key: entry[key] for key in ("timestamp", "size_bytes", "optimizer_state_bytes", "checksum")},
             "path": str(directory / name),
         }
         for name, entry in sorted(entries.items())

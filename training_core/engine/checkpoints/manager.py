@@ -141,7 +141,7 @@ class CheckpointManager:
             with exclusive(self.directory / _LOCK):
                 before = self.checkpoints()
                 number = next_number(path.name.removeprefix(_DAMAGED) for path in self.directory.iterdir())
-                name = checkpoint_name(number, epoch, step, written.sha256)
+                name = checkpoint_name(number, epoch, step, written.checksum)
                 saved = CheckpointMetadata(
                     name=name,
                     path=str(self.directory / name),
@@ -154,14 +154,14 @@ class CheckpointManager:
                     optimizer_state_bytes=sum(
                         tensor.nbytes for part in _OPTIMIZER_PARTS for tensor in tensors_of(plain.get(part))
                     ),
-                    sha256=written.sha256,
+                    checksum=written.checksum,
                     environment=self.environment,
                     notes=dict(metadata or {}),
                 )
                 text = canonical_json({**json.loads(saved.model_dump_json()), "path": ""})
                 with storage_errors(folder):
                     (folder / METADATA).write_text(text, encoding="utf-8")
-                finish_directory(folder, self.directory / name, {STATE: written.sha256})
+                finish_directory(folder, self.directory / name, {STATE: written.checksum})
                 self._known[name] = saved
                 self._prune(saved)
                 remember(self.directory, saved)

@@ -41,8 +41,8 @@ class CheckpointMetadata(Config):
     """Size of its state on the disk."""
     optimizer_state_bytes: NonNegativeInt
     """Of which the optimiser's tensors take this much."""
-    sha256: str
-    """Of its state's file."""
+    checksum: str
+    """Of its state's file: `crc32:` and eight hexadecimal digits."""
     environment: Environment
     """Where it was trained, and how."""
     notes: Mapping[str, Any] = {}
@@ -54,9 +54,9 @@ def checkpoint_names(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if _NAME.fullmatch(name))
 
 
-def checkpoint_name(number: int, epoch: int, step: int, sha256: str) -> str:
+def checkpoint_name(number: int, epoch: int, step: int, checksum: str) -> str:
     """The name of the checkpoint that was saved as number `number`."""
-    return f"{number:08d}-epoch{epoch:04d}-step{step:08d}-{sha256[:8]}"
+    return f"{number:08d}-epoch{epoch:04d}-step{step:08d}-{checksum[-8:]}"
 
 
 def next_number(names: Iterable[str]) -> int:

@@ -58,10 +58,10 @@ def save_parts(folder: Path, snapshot: Snapshot, ranks: Ranks) -> ArtifactRef:
         return ArtifactRef.model_validate_json(ranks.texts_of_all("")[0])
     with unfinished_directory(folder.parent, folder.name) as unfinished:
         ranks.texts_of_all(str(unfinished.resolve()))
-        known = {_REST: write_state(unfinished / _REST, rest).sha256}
+        write_state(unfinished / _REST, rest)
         _write_parts(unfinished, parts, ranks)
         ranks.wait()  # all have written
-        finish_directory(unfinished, folder, known)
+        finish_directory(unfinished, folder)  # everything sealed with its SHA-256
     written = open_published(folder)
     ranks.texts_of_all(written.model_dump_json())
     return written
