@@ -1,0 +1,1 @@
+"""The scripts that go into every bundle as they are; they know nothing of this library."""
