@@ -71,6 +71,28 @@ class ClassificationLoss(PerSampleLoss):
 
 
 @dataclass(frozen=True, eq=False)
+class ClassSharesLoss(PerSampleLoss):
+    """Cross-entropy of logits [B, C] with how much of a sample is of each class, float [B, C], rows of sum 1."""
+
+    name: ClassVar[str] = "cross_entropy"
+    tasks: ClassVar[frozenset[TaskKind]] = frozenset({"classification"})
+
+    def losses(self, logits: Tensor, labels: Tensor, inputs: LossInputs | None = None) -> Tensor:
+        """Cross-entropy [B]."""
+        return functional.cross_entropy(logits, labels, reduction="none")
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Class probabilities [B, C]."""
+        return logits.softmax(dim=-1)
+
+    def validate_inputs(self, logits: Tensor, labels: Tensor) -> None:
+        """Logits and shares [B, C]."""
+        fits = logits.ndim == 2 and labels.shape == logits.shape
+        floats = logits.is_floating_point() and labels.is_floating_point()
+        expect(fits and floats, self, logits, labels, "logits and shares of classes, both float [B, C]")
+
+
+@dataclass(frozen=True, eq=False)
 class FocalLoss(ClassificationLoss):
     """Cross-entropy times (1 - p)^gamma, p the probability given to the right class: sure answers hardly count.
 

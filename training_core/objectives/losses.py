@@ -46,9 +46,11 @@ def binary_cross_entropy(raw: Tensor, target: Tensor, label_smoothing: float = 0
     return functional.binary_cross_entropy_with_logits(raw, smoothed_labels(target, label_smoothing), reduction="none")
 
 
-def smoothed_labels(target: Tensor, label_smoothing: float) -> Tensor:
-    """Labels 0/1 moved towards one half by a share `label_smoothing`; the very tensor when that is 0."""
-    return (1 - label_smoothing) * target + 0.5 * label_smoothing if label_smoothing else target
+def smoothed_labels(target: Tensor, label_smoothing: float | Tensor) -> Tensor:
+    """Labels 0/1 moved towards one half by a share `label_smoothing`; the very tensor when that is the number 0."""
+    if isinstance(label_smoothing, Tensor) or label_smoothing:
+        return (1 - label_smoothing) * target + 0.5 * label_smoothing
+    return target
 
 
 def squared_error(raw: Tensor, target: Tensor) -> Tensor:

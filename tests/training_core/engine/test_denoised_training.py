@@ -95,6 +95,13 @@ def test_learners_of_a_stack_end_as_they_would_alone(strategy: Any) -> None:
         assert_alike(outcome, train_alone(prepare(request)))
 
 
+def test_each_learner_of_a_stack_may_have_weights_and_a_rate_of_its_own() -> None:
+    own = [(0.0, 0.9), (0.1, 0.5), (1.0, 0.0)]
+    requests = [ask(k, on(weight=weight, modality_dropout=rate)) for k, (weight, rate) in enumerate(own)]
+    for request, outcome in zip(requests, together(requests), strict=True):
+        assert_alike(outcome, train_alone(prepare(request)))
+
+
 @pytest.mark.parametrize("task", [TaskSpec.regression(("y",)), TaskSpec.multilabel("pq")], ids=lambda task: task.kind)
 def test_other_tasks_are_denoised_in_stacks_too(task: TaskSpec) -> None:
     requests = [ask(k, on("consistency", "prediction"), task=task) for k in range(2)]
@@ -122,6 +129,15 @@ def test_every_term_is_in_the_history_of_every_epoch() -> None:
         assert metrics["training/loss"] == pytest.approx(whole, rel=1e-5)
 
 
+def test_denoising_hides_what_it_says_whatever_the_training_says() -> None:
+    careless = QUICK.model_copy(update={"modality_dropout": 0.0})
+    prepared = prepare(ask(0, on(modality_dropout=0.7), training=careless))
+    assert (prepared.batching.modality_dropout, prepared.batching.dropout_schedule) == (0.7, "uniform")
+    trained = train_alone(prepared)
+    assert trained.learner.tolerates == {"vec", "other"}
+    assert not prepare(ask(0, DenoisingConfig(), training=careless)).batching.modality_dropout
+
+
 def test_nothing_of_it_is_left_in_the_net(tmp_path: Any) -> None:
     request = ask(0, on(*OBJECTIVES))
     trained = train_alone(prepare(request)).learner
@@ -143,8 +159,9 @@ def test_switched_off_it_changes_no_bit() -> None:
 
 
 def test_a_weight_of_nothing_teaches_nothing_but_the_target() -> None:
-    plain = train_alone(prepare(ask(0, DenoisingConfig())))
-    weightless = train_alone(prepare(ask(0, on(weight=0.0))))
+    hiding = QUICK.model_copy(update={"modality_dropout": 0.6, "modality_dropout_schedule": "uniform"})
+    plain = train_alone(prepare(ask(0, DenoisingConfig(), training=hiding)))
+    weightless = train_alone(prepare(ask(0, on(weight=0.0, views=("shown",), modality_dropout=0.6))))
     _, samples = world(20, 5)
     np.testing.assert_allclose(plain.learner.predict(samples), weightless.learner.predict(samples), atol=1e-5)
 
@@ -168,7 +185,7 @@ def test_whom_it_does_not_concern_trains_without_and_says_why(
 
 
 def test_learners_denoised_differently_do_not_share_a_stack() -> None:
-    asked = [ask(0, on()), ask(1, on()), ask(2, on(weight=0.2)), ask(3, DenoisingConfig())]
+    asked = [ask(0, on()), ask(1, on(weight=0.2)), ask(2, on(views=("shown",))), ask(3, DenoisingConfig())]
     units = share_out({k: prepare(request) for k, request in enumerate(asked)}, "cpu")
     assert [unit.members for unit in units] == [(0, 1), (2,), (3,)]
 
@@ -177,7 +194,7 @@ def test_schedules_of_dropout_may_differ_within_a_stack() -> None:
     def request(k: int) -> LearnerRequest:
         schedule = ("constant", "uniform", "linear")[k]
         own = QUICK.model_copy(update={"modality_dropout": 0.6, "modality_dropout_schedule": schedule})
-        return ask(k, on("consistency"), training=own)
+        return ask(k, DenoisingConfig(), training=own)
 
     assert len(share_out({k: prepare(request(k)) for k in range(3)}, "cpu")) == 1
     for k, outcome in enumerate(together([request(k) for k in range(3)])):
@@ -217,7 +234,7 @@ def test_a_curriculum_changes_the_weights_when_its_stages_say() -> None:
 def test_adaptive_weights_are_each_learners_own_in_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     stacks: list[Any] = []
     real = cohort_training.StackedModel
-    monkeypatch.setattr(cohort_training, "StackedModel", lambda nets: stacks.append(real(nets)) or stacks[-1])
+    monkeypatch.setattr(cohort_training, "StackedModel", lambda *given: stacks.append(real(*given)) or stacks[-1])
     endless = QUICK.model_copy(update={"patience": 99})
     together([ask(k, on(strategy="adaptive"), training=endless) for k in range(3)])
     weights = stacks[0].buffers["weights"]

@@ -3,6 +3,7 @@
 The full view teaches the one in part and is not moved by it: self-distillation, whose teacher is the net itself.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,17 +12,26 @@ from training_core.schema import TaskSpec
 
 
 class Consistency(nn.Module):
-    """The divergence of the answer to what is shown from the answer to all that is present."""
+    """The divergence of answers to a part of what is present from the answer to all of it.
+
+    The part that is shown and, where the net is asked for it too, the rest.
+    """
 
     def __init__(self, task: TaskSpec) -> None:
         super().__init__()
         self.task = task
 
     def forward(self, views: Views) -> Judged:
-        """Mean over rows; a modality's share is the mean over the rows in which it is hidden."""
-        losses = divergence(self.task, views.full.detach(), views.raw)
-        hidden = views.present & ~views.shown
-        return Judged(masked_mean(losses, views.counted), masked_mean(losses.unsqueeze(1), hidden, dim=0))
+        """Mean over rows and parts; a modality's share is the mean over those in which it is hidden."""
+        full = views.full.detach()
+        losses = [divergence(self.task, full, views.raw)]
+        hidden = [views.present & ~views.shown]
+        if views.rest is not None and views.in_rest is not None:
+            losses.append(divergence(self.task, full, views.rest))
+            hidden.append(views.present & ~views.in_rest)
+        joined = torch.cat(losses)
+        counted = views.counted.repeat(len(losses))
+        return Judged(masked_mean(joined, counted), masked_mean(joined.unsqueeze(1), torch.cat(hidden), dim=0))
 
 
 def divergence(task: TaskSpec, full: Tensor, shown: Tensor) -> Tensor:

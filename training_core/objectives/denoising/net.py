@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from training_core.objectives.denoising.alignment import Alignment
-from training_core.objectives.denoising.config import DenoisingConfig, ObjectiveKind
+from training_core.objectives.denoising.config import DenoisingConfig, ObjectiveKind, ViewKind
 from training_core.objectives.denoising.consistency import Consistency
 from training_core.objectives.denoising.information import Information
 from training_core.objectives.denoising.prediction import Prediction
 from training_core.objectives.denoising.reconstruction import Reconstruction
 from training_core.objectives.denoising.strategies import first_weights
-from training_core.objectives.denoising.views import Judged, Views
+from training_core.objectives.denoising.views import Judged, Views, hidden_part
 from training_core.schema import DataSpec, ModalitySpec, TaskSpec
 
 
@@ -49,6 +49,8 @@ class Denoised:
 
     raw: Tensor
     """The net's raw outputs for what it was shown, [B, C]."""
+    views: dict[ViewKind, Tensor]
+    """Those for every view that the target is learned from, `raw` among them where it is one."""
     judged: dict[ObjectiveKind, Judged]
     """What each objective found."""
     weights: Tensor
@@ -57,6 +59,8 @@ class Denoised:
 
 class DenoisedNet(nn.Module):
     """A net that trains together with the parts that denoising needs.
+
+    Each modality is encoded once; what is fused is every view of the sample, one behind the other in a single pass.
 
     It trains as one: alone or in a stack, its parts' parameters are parameters like any other. `net` is the net that
     was given, not a copy: training this trains that, and the rest is dropped by being left behind.
@@ -72,8 +76,9 @@ class DenoisedNet(nn.Module):
         """
         super().__init__()
         self.net = net
-        self.config = config
+        self._config = config  # private: nets whose plain settings differ are no stack, and weights may differ in one
         self.kinds = config.objectives
+        self.views = config.views
         self.names = chosen_modalities(spec, config)
         chosen = [spec.names.index(name) for name in self.names]
         self.chosen = None if len(chosen) == len(spec.names) else tuple(chosen)
@@ -88,7 +93,7 @@ class DenoisedNet(nn.Module):
     def forward(
         self, inputs: Mapping[str, Tensor], available: Tensor, present: Tensor, counted: Tensor | None = None
     ) -> Denoised:
-        """Ask the net once for the latents of all that is there, and judge what follows from them.
+        """Ask the net once for the latents of all that is there, for its answers to the views, and judge both.
 
         Args:
             inputs: encoded values by modality.
@@ -105,10 +110,17 @@ class DenoisedNet(nn.Module):
             assert isinstance(information, Information)
             drawn = information.draw(self._of_chosen(latents))
             carried = drawn if self.chosen is None else latents.index_copy(1, self._index(latents), drawn)
-        raw = full = net.answer(carried, available)
+        seen: dict[ViewKind, Tensor] = {"shown": available, "rest": hidden_part(available, present), "full": present}
+        asked: tuple[ViewKind, ...] = tuple(dict.fromkeys(("shown", *self.views)))
+        stacked = carried.repeat(len(asked), 1, 1)
+        answers = net.answer(stacked, torch.cat([seen[view] for view in asked])).chunk(len(asked))
+        found: dict[ViewKind, Tensor] = dict(zip(asked, answers, strict=True))
+        raw = full = found["shown"]
         if "consistency" in self.parts:
-            with torch.no_grad():
-                full = net.answer(latents, present)
+            full = found.get("full")
+            if full is None or carried is not latents:  # a teacher without the noise of a bottleneck
+                with torch.no_grad():
+                    full = net.answer(latents, present)
         foretold = None
         if "prediction" in self.parts and self.foretells:
             assert isinstance(net, Foretelling) and net.foretelling is not None
@@ -123,16 +135,19 @@ class DenoisedNet(nn.Module):
             shown=self._of_chosen(available) & there,
             counted=counted,
             raw=_in_full(raw),
-            full=_in_full(full),
+            full=_in_full(full.detach()),
+            rest=_in_full(found["rest"]) if "rest" in found else None,
+            in_rest=self._of_chosen(seen["rest"]) & there,
             foretold=None if foretold is None else _in_full(foretold),
         )
         device = latents.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             judged: dict[ObjectiveKind, Judged] = {kind: self.parts[kind](views) for kind in self.kinds}
-        return Denoised(raw, judged, self.get_buffer("weights"))
+        learned: dict[ViewKind, Tensor] = {view: found[view] for view in self.views}
+        return Denoised(raw, learned, judged, self.get_buffer("weights"))
 
     def _part(self, kind: ObjectiveKind, modalities: Sequence[ModalitySpec], width: int, task: TaskSpec) -> nn.Module:
-        config = self.config
+        config = self._config
         if kind == "reconstruction":
             return Reconstruction(modalities, width)
         if kind == "alignment":

@@ -9,10 +9,11 @@ from training_core.schema import Batch
 
 
 class SupervisedAndDenoising:
-    """The loss of the target on what is shown, plus each objective of denoising by its weight.
+    """The loss of the target, the mean over the views of a sample, plus each objective of denoising by its weight.
 
-    To be called with a `DenoisedNet`. Terms: `supervised/<loss>`; `denoising/<objective>` and
-    `denoising/<objective>/<modality>`, before they are weighted; `denoising/total`, what they add to the loss.
+    To be called with a `DenoisedNet`. Terms: `supervised/<loss>`; `view/<view>`, what it is the mean of;
+    `denoising/<objective>` and `denoising/<objective>/<modality>`, before they are weighted; `denoising/total`, what
+    they add to the loss.
 
     The objectives of denoising count every row alike, but for rows of weight 0, which only fill a batch up: the weights
     of classes say what answers count, not what modalities tell of one another.
@@ -26,9 +27,15 @@ class SupervisedAndDenoising:
         present = batch.available if batch.present is None else batch.present
         counted = None if batch.weight is None else batch.weight > 0
         found: Denoised = model(batch.inputs, batch.available, present, counted)
-        supervised = self.supervised.judge(found.raw, batch)
+        judged_views = {view: self.supervised.judge(raw, batch) for view, raw in found.views.items()}
+        supervised = next(iter(judged_views.values()))
+        total = torch.stack([loss.total for loss in judged_views.values()]).mean()
         names = _names(model)
-        terms = {f"supervised/{name}": term for name, term in supervised.terms.items()}
+        terms = {
+            f"supervised/{name}": torch.stack([loss.terms[name] for loss in judged_views.values()]).mean()
+            for name in supervised.terms
+        }
+        terms |= {f"view/{view}": loss.total for view, loss in judged_views.items()}
         for kind, judged in found.judged.items():
             terms[f"denoising/{kind}"] = judged.total
             shares = judged.per_modality.unbind()
@@ -36,7 +43,7 @@ class SupervisedAndDenoising:
         totals = torch.stack([judged.total for judged in found.judged.values()])
         added = (found.weights.to(totals.dtype) * totals).sum()
         terms["denoising/total"] = added
-        return Loss(supervised.total + added, terms, supervised.weight)
+        return Loss(total + added, terms, supervised.weight)
 
 
 def ask_inner_net(model: nn.Module, batch: Batch) -> Tensor:

@@ -30,6 +30,10 @@ class Views:
     """The net's raw answer to what is shown, [B, C]."""
     full: Tensor
     """Its raw answer to all that is present, [B, C], without gradient; `raw` itself where nobody asked for it."""
+    rest: Tensor | None = None
+    """Its raw answer to what was hidden, [B, C], or to all where nothing was; None where nobody asked for it."""
+    in_rest: Tensor | None = None
+    """What it saw for that answer, bool [B, M]."""
     foretold: Tensor | None = None
     """What the net itself foretells of each modality from each, [B, source, target, W]; None for one that does not."""
 
@@ -41,6 +45,12 @@ class Judged(NamedTuple):
     """What is descended, a scalar."""
     per_modality: Tensor
     """The share of each modality, [M]."""
+
+
+def hidden_part(shown: Tensor, present: Tensor) -> Tensor:
+    """What of a sample is not shown, bool [B, M]; all of it where nothing is hidden, as nobody answers from nothing."""
+    hidden = present & ~shown
+    return torch.where(hidden.any(dim=1, keepdim=True), hidden, present)
 
 
 def masked_mean(values: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:

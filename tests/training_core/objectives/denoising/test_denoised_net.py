@@ -20,8 +20,9 @@ from training_core.objectives.denoising import (
     ask_inner_net,
     why_not_denoised,
 )
+from training_core.objectives.denoising.consistency import divergence
 from training_core.objectives.denoising.reconstruction import Reconstruction
-from training_core.objectives.denoising.views import Views
+from training_core.objectives.denoising.views import Views, hidden_part
 from training_core.schema import Batch, TaskSpec
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -200,11 +201,58 @@ def test_rows_of_no_weight_and_the_order_of_rows_do_not_matter(kind: Any) -> Non
         assert padded[name].item() == pytest.approx(term.item(), rel=1e-9, abs=1e-12)
 
 
+def test_the_target_is_learned_from_every_view() -> None:
+    """From what is shown, from what is hidden, and from all of it, each as the net itself would answer to it."""
+    spec = spec_of()
+    batch = batch_of(spec, num_rows=12)
+    model, target = denoised(spec, "consistency", weight=0.0), Supervised(CLASSES)
+    assert batch.present is not None
+    seen = {
+        "shown": batch.available,
+        "rest": hidden_part(batch.available, batch.present),
+        "full": batch.present,
+    }
+    alone = {view: target(model.net, replace(batch, available=mask)).total.item() for view, mask in seen.items()}
+    loss = judge()(model, batch)
+    assert {view: loss.terms[f"view/{view}"].item() for view in seen} == pytest.approx(alone, rel=1e-12)
+    assert loss.total.item() == pytest.approx(sum(alone.values()) / 3, rel=1e-12)
+    of_one = judge()(denoised(spec, "consistency", weight=0.0, views=("rest",)), batch)
+    assert of_one.total.item() == pytest.approx(alone["rest"], rel=1e-12)
+    assert [name for name in of_one.terms if name.startswith("view/")] == ["view/rest"]
+
+
+def test_the_hidden_part_is_never_empty_and_only_what_is_there() -> None:
+    present = torch.tensor([[True, True, True], [True, True, False], [True, False, True], [False, False, False]])
+    shown = torch.tensor([[True, False, False], [True, True, False], [False, False, True], [False, False, False]])
+    expected = [[False, True, True], [True, True, False], [True, False, False], [False, False, False]]
+    assert hidden_part(shown, present).tolist() == expected
+
+
+def test_consistency_counts_both_parts_alike() -> None:
+    spec = spec_of(VECTOR, TABLE)
+    model, batch = denoised(spec, "consistency"), batch_of(spec, absent=0.0, hidden=0.6)
+    assert batch.present is not None
+    raw = {
+        view: model.net(batch.inputs, mask)
+        for view, mask in {
+            "shown": batch.available,
+            "rest": hidden_part(batch.available, batch.present),
+            "full": batch.present,
+        }.items()
+    }
+    parts = [divergence(CLASSES, raw["full"], raw[view]).mean().item() for view in ("shown", "rest")]
+    assert min(parts) > 0
+    found = judge()(model, batch).terms
+    assert found["denoising/consistency"].item() == pytest.approx(sum(parts) / 2, rel=1e-12)
+    one = judge()(denoised(spec, "consistency", views=("shown", "full")), batch).terms
+    assert one["denoising/consistency"].item() == pytest.approx(parts[0], rel=1e-12)
+
+
 def test_terms_have_the_names_that_reports_read() -> None:
     spec = spec_of(VECTOR, TABLE)
     loss = judge()(denoised(spec, "alignment", "prediction", weight=0.5), batch_of(spec))
     assert list(loss.terms) == [
-        "supervised/cross_entropy",
+        "supervised/cross_entropy", "view/shown", "view/rest", "view/full",
         "denoising/alignment", "denoising/alignment/shape", "denoising/alignment/record",
         "denoising/prediction", "denoising/prediction/shape", "denoising/prediction/record",
         "denoising/total",

@@ -52,6 +52,8 @@ def test_stages_name_objectives_and_weights() -> None:
     ("settings", "message"),
     [
         ({"objectives": ()}, "`objectives` is empty"),
+        ({"views": ()}, "name one or several of shown, rest, full"),
+        ({"views": ("full", "full")}, "each once"),
         ({"objectives": ("alignment", "alignment")}, "names one twice"),
         ({"stages": [{"epochs": 2}]}, "go with strategy curriculum"),
         (
