@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import field_validator
 
@@ -11,7 +11,7 @@ from training_core.config import Config
 from training_core.data.splitting.bags import Bag, bag_features
 from training_core.errors import ConfigError
 from training_core.learners import LearnerBase, LearnerConfig, LearnerSettings
-from training_core.quantities import PositiveInt, format_bytes, format_seconds
+from training_core.quantities import PositiveInt, SearchChoices, SearchRange, format_bytes, format_seconds
 from training_core.schema import DataSpec
 from training_core.selection.cost_model import Cost, predict_cost
 from training_core.variants import kinds
@@ -40,11 +40,11 @@ _NEAR = 0.15
 class SelectionConfig(Config):
     """How learners are chosen for the bags."""
 
-    strategy: Strategy = "balanced"
+    strategy: Annotated[Strategy, SearchChoices("accuracy", "speed", "memory", "balanced")] = "balanced"
     """What counts: expected accuracy, time to train, memory, or a balance of the three."""
-    learners_per_bag: PositiveInt = 2
+    learners_per_bag: Annotated[PositiveInt, SearchRange(1, 4)] = 2
     """Learners trained on each bag, of different kinds; fewer where fewer kinds are eligible."""
-    net_copies: PositiveInt = 1
+    net_copies: Annotated[PositiveInt, SearchRange(1, 4)] = 1
     """Nets trained where one is chosen: the same modalities, but initial weights, validation rows and a draw of rows of
     their own (a deep ensemble: Lakshminarayanan et al. 2017, arXiv:1612.01474). They train together."""
     include: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def choose_learners(
     A kind's utility is its prior quality, less what its predicted time and memory weigh in the strategy. Of the kinds
     nearly as good as the best one, one whose method was used least so far is taken, so that over the bags an ensemble
     mixes methods, and of the kinds of a method the one used least. A bag gets the same method twice only when no
-    other is left.
+    other is left; so does a bag with the rows, modalities and columns of another get a kind that would learn the same.
 
     Args:
         bags: to choose for.
@@ -118,12 +118,15 @@ def choose_learners(
         ConfigError: no kind is eligible for a bag; its modalities and each kind's reason are named.
     """
     used: Counter[str] = Counter()
+    learnt: dict[tuple[object, ...], set[str]] = {}
     choices: list[Choice] = []
     for bag in bags:
         left = _eligible(bag, spec, num_rows, epochs, settings, config, max_bytes)
         num_eligible = len(left)
         taken: set[str] = set()
-        for _ in range(min(config.learners_per_bag, num_eligible)):
+        same = learnt.setdefault((bag.modalities, bag.row_draw, bag.feature_fraction < 1 and bag.seed), set())
+        left = [candidate for candidate in left if candidate.kind not in same] or left
+        for _ in range(min(config.learners_per_bag, len(left))):
             fresh = [candidate for candidate in left if candidate.method not in taken] or left
             best = max(candidate.utility for candidate in fresh)
             near = [candidate for candidate in fresh if candidate.utility >= best - _NEAR]
@@ -146,6 +149,8 @@ def choose_learners(
             )
             used.update({chosen.kind, chosen.method})
             taken.add(chosen.method)
+            if chosen.learner.same_rows_same_learner:
+                same.add(chosen.kind)
             left.remove(chosen)
     return tuple(choices)
 

@@ -31,6 +31,7 @@ RATES: dict[str, Rate] = {
     "sequence_net": Rate(0.28, 8.3e-11),
     "text_net": Rate(0.1, 3.4e-10),
     "linear": Rate(0.076, 2e-10),
+    "kernel_ridge": Rate(0.057, 3.2e-11),
     "hist_boosting": Rate(0.16, 5.5e-09),
     "lightgbm": Rate(0.05, 1.5e-09),
     "extra_trees": Rate(0.81, 1.3e-09),

@@ -136,7 +136,7 @@ def test_a_bag_gets_different_methods_while_there_are_others():
 
 
 def test_kinds_of_one_method_take_turns_and_count_together():
-    same = [vec_bag().model_copy(update={"name": f"bag-{i}"}) for i in range(8)]
+    same = [vec_bag().model_copy(update={"name": f"bag-{i}", "row_seed": i}) for i in range(8)]
     config = SelectionConfig(
         learners_per_bag=1, strategy="accuracy", include=("hist_boosting", "lightgbm", "extra_trees")
     )
@@ -146,3 +146,12 @@ def test_kinds_of_one_method_take_turns_and_count_together():
     assert kinds_used.count("hist_boosting") == kinds_used.count("lightgbm") == 2
     assert any("boosted trees were used least" in choice.reason for choice in choices)
     assert any("and was used least" in choice.reason for choice in choices)
+
+
+def test_bags_of_the_same_rows_and_columns_get_no_learner_that_would_say_the_same():
+    same = [vec_bag().model_copy(update={"name": f"bag-{i}", "seed": i}) for i in range(6)]
+    config = SelectionConfig(learners_per_bag=1, include=("linear", "kernel_ridge", "extra_trees"))
+    assert [choice.learner.kind for choice in choose(config, same)].count("linear") == 1
+    assert [choice.learner.kind for choice in choose(config, same)].count("extra_trees") == 4  # draws its own rows
+    fewer = [bag.model_copy(update={"feature_fraction": 0.5}) for bag in same]
+    assert [choice.learner.kind for choice in choose(config, fewer)].count("linear") == 2

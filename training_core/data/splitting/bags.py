@@ -4,6 +4,7 @@ A bag is a small value. Its rows (`splitting.row_draws`) and columns are drawn a
 needed, so they never have to be stored or sent.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -14,13 +15,24 @@ from pydantic import model_validator
 from training_core.config import Config
 from training_core.data.splitting.modality_masks import DropoutStrategy, modality_masks
 from training_core.errors import ConfigError
-from training_core.quantities import NonNegativeInt, PositiveInt, Seed, UnitInterval
+from training_core.quantities import (
+    NonNegativeInt,
+    PositiveInt,
+    SearchChoices,
+    SearchOn,
+    SearchRange,
+    SearchWhen,
+    Seed,
+    UnitInterval,
+)
 from training_core.schema import DataSpec
 from training_core.seeding import derive_seed, generator
 
 Fraction = Annotated[float, Gt(0.0), Le(1.0)]
 Sampling = Literal["bootstrap", "subsample", "folds"]
 
+_SEVERAL = SearchOn(several_modalities=True)
+_IF_LEFT_OUT = SearchWhen("modality_bags", True)
 _FOLD = "-fold-"
 _USUAL_FOLDS = 5  # a fifth of the rows is enough to judge a learner on, and four fifths train it nearly as well as all
 
@@ -28,30 +40,34 @@ _USUAL_FOLDS = 5  # a fifth of the rows is enough to judge a learner on, and fou
 class BagsConfig(Config):
     """How many bags there are and what each of them leaves out."""
 
-    num_bags: PositiveInt = 12
+    num_bags: Annotated[PositiveInt, SearchRange(4, 24)] = 12
     """Bags in all, those of every fold counted; never fewer than one full set and every single modality take, whatever
     is asked for."""
-    modality_bags: bool = True
+    modality_bags: Annotated[bool, SearchChoices(False, True), _SEVERAL] = True
     """Whether bags leave modalities out. Without it every bag has all of them, and nothing else changes."""
-    strategy: DropoutStrategy = "random"
+    strategy: Annotated[
+        DropoutStrategy, SearchChoices("random", "linear", "exponential", "adaptive"), _SEVERAL, _IF_LEFT_OUT
+    ] = "random"
     """How modalities are dropped from the bags that are drawn, after the subsets that are listed: at random rates, at
     rates growing linearly or exponentially over the bags, or linearly and more often those that tell most by themselves
     (adaptive: a first round of cheap learners measures that)."""
-    max_dropout: UnitInterval = 0.5
+    max_dropout: Annotated[UnitInterval, SearchRange(0.1, 0.9), _SEVERAL, _IF_LEFT_OUT] = 0.5
     """The highest rate at which a drawn bag drops each modality."""
-    sampling: Sampling = "subsample"
+    sampling: Annotated[Sampling, SearchChoices("bootstrap", "subsample", "folds")] = "subsample"
     """Rows drawn with replacement (bootstrap), without (subsample), or all but one fold in turn (folds): every mask is
     then trained once per fold, and every training row is outside exactly one of its bags."""
-    row_fraction: Fraction = 0.8
+    row_fraction: Annotated[Fraction, SearchRange(0.5, 0.95), SearchWhen("sampling", "bootstrap", "subsample")] = 0.8
     """Rows drawn, as a fraction of the training rows; folds do not look at it."""
-    num_row_draws: PositiveInt = 2
+    num_row_draws: Annotated[PositiveInt, SearchRange(2, 6)] = 2
     """How many different draws of rows the bags share. Learners of one draw leave out the same rows and are compared
     row by row there; more draws use more of the data, fewer compare more learners. From `num_bags` on: each its own.
     Of folds it is their number, 2 or more, and 5 unless it is set."""
-    class_balanced: bool = False
+    class_balanced: Annotated[
+        bool, SearchChoices(False, True), SearchWhen("sampling", "bootstrap"), SearchOn(tasks=("classification",))
+    ] = False
     """Bootstrap of a classification: as many draws of every class. Learners then find rare classes more often, and
     think them likelier than they are."""
-    feature_fraction: Fraction = 1.0
+    feature_fraction: Annotated[Fraction, SearchRange(0.5, 1.0), SearchOn(modality_kinds=("vector", "tabular"))] = 1.0
     """Columns of vectors and tables a bag keeps, as a fraction of theirs."""
 
     @model_validator(mode="before")
@@ -123,9 +139,9 @@ def make_bags(
 ) -> tuple[Bag, ...]:
     """The bags of an ensemble: the masks of `modality_masks`, each with its draw of rows.
 
-    Bootstrap and subsample: the full set comes once per draw of rows, and bag i draws its rows from the seed of draw i
-    modulo `num_row_draws`. Folds: there are `num_bags` // folds masks (or as many as are needed at least), and each has
-    a bag for every fold, one after another; all masks share the folds.
+    Bootstrap and subsample: the full set comes once per draw of rows. Bag i has draw i modulo `num_row_draws`, or the
+    next one after it that bags of the same mask have had less often. Folds: there are `num_bags` // folds masks (or as
+    many as are needed at least), and each has a bag for every fold, one after another; all masks share the folds.
 
     Args:
         config: how many, and what they leave out.
@@ -150,6 +166,7 @@ def make_bags(
         )  # fmt: skip
     else:
         masks = [spec.names] * num_masks
+    draws = [0] * len(masks) if len(folds) > 1 else _share_out_draws(masks, config.num_row_draws)
     width = max(2, len(str(len(masks) - 1)))
     return tuple(
         Bag(
@@ -159,7 +176,7 @@ def make_bags(
             row_fraction=config.row_fraction,
             feature_fraction=config.feature_fraction,
             seed=derive_seed(seed, "bag", index),
-            row_seed=derive_seed(seed, "rows", 0 if len(folds) > 1 else index % config.num_row_draws),
+            row_seed=derive_seed(seed, "rows", draws[index]),
             class_balanced=config.class_balanced,
             fold=fold,
             num_folds=len(folds) if len(folds) > 1 else 0,
@@ -167,6 +184,17 @@ def make_bags(
         for index, mask in enumerate(masks)
         for fold in folds
     )
+
+
+def _share_out_draws(masks: Sequence[tuple[str, ...]], num_draws: int) -> list[int]:
+    """The draw of rows of every mask: in turns, so that masks that come again are given other rows."""
+    had: Counter[tuple[tuple[str, ...], int]] = Counter()
+    draws: list[int] = []
+    for index, mask in enumerate(masks):
+        in_turn = [(index + step) % num_draws for step in range(num_draws)]
+        draws.append(min(in_turn, key=lambda draw, mask=mask: had[mask, draw]))
+        had[mask, draws[-1]] += 1
+    return draws
 
 
 def single_modality_bags(bags: Sequence[Bag]) -> tuple[Bag, ...]:

@@ -1,3 +1,4 @@
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -207,3 +208,13 @@ def test_settings_out_of_bounds_are_refused_by_name(change):
     (key,) = change
     with pytest.raises(ConfigError, match=key):
         BagsConfig.parse(change, "bags")
+
+
+@pytest.mark.parametrize("num_modalities", [1, 2, 3])
+def test_a_mask_that_comes_again_is_given_other_rows(num_modalities: int) -> None:
+    for num_row_draws in (2, 3, 4):
+        bags = make_bags(BagsConfig(num_bags=24, num_row_draws=num_row_draws), a_spec(num_modalities), seed=0)
+        drawn = Counter((bag.modalities, bag.row_seed) for bag in bags)
+        for mask in {bag.modalities for bag in bags}:
+            times = [drawn[mask, row_seed] for row_seed in {bag.row_seed for bag in bags}]
+            assert max(times) - min(times) <= 1

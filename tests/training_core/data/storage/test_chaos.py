@@ -42,6 +42,7 @@ def survive(root: Path, num_kills: int, seed: int) -> None:
     assert store.gc("shoes", dry_run=True).num_bytes == 0
 
 
+@pytest.mark.slow
 def test_thirty_kills_leave_nothing_torn(tmp_path):
     survive(tmp_path, 30, seed=1)
 
