@@ -33,6 +33,7 @@ from training_core.jobs import (
     JobReport,
     Limits,
     OnEvent,
+    event_of,
     failed_report,
     finished_report,
     run_jobs,
@@ -92,7 +93,7 @@ def run_isolated(
     for job in cohort.jobs:
         if report := finished_report(job, store, kind):
             reports[job.name] = report
-            on_event({"event": "reused", "job": job.name})
+            on_event(event_of(report))
     while pending := [job for job in cohort.jobs if job.name not in reports]:
         ended: dict[str, str] = {}
         late = "there was no time left to begin with it"
@@ -105,15 +106,14 @@ def run_isolated(
         for job in pending:
             if job.name in reports or not (job.name in ended or out_of_time):
                 continue
-            if report := finished_report(job, store, kind):  # it was published, and ended before it could say so
-                reports[job.name] = report.model_copy(update={"status": "trained"})
-                on_event({"event": "finished", "job": job.name, "score": report.score, "seconds": report.seconds})
+            if found := finished_report(job, store, kind):  # it was published, and ended before it could say so
+                report = found.model_copy(update={"status": "trained"}) if found.artifact else found
             elif job.name in ended:
-                reports[job.name] = failed_report(job, ended[job.name])
-                on_event({"event": "failed", "job": job.name, "error": ended[job.name]})
+                report = failed_report(job, ended[job.name])
             else:
-                reports[job.name] = skipped_report(job, late)
-                on_event({"event": "skipped", "job": job.name, "why": late})
+                report = skipped_report(job, late)
+            reports[job.name] = report
+            on_event(event_of(report))
     return [reports[job.name] for job in cohort.jobs]
 
 

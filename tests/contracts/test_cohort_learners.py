@@ -106,6 +106,43 @@ def test_fifty_steps_together_are_fifty_steps_alone(config: Any, dtype: torch.dt
     assert largest_difference(config, CLASSES, dtype) <= tolerance
 
 
+def with_rates(config: Any, rate: float) -> Any:
+    return config.model_copy(update={name: rate for name in type(config).model_fields if name.endswith("dropout")})
+
+
+def trained_in_company(config: Any, rates: dict[int, float]) -> tuple[dict[int, Tensor], str]:
+    """The weights of learners, by their seeds, with dropout at these rates; and how the steps were run."""
+    spec, seeds = spec_for(config, CLASSES), list(rates)
+    model = StackedModel([with_rates(config, rates[seed]).build(spec, seed) for seed in seeds], seeds)
+    update = CohortUpdate(Supervised(CLASSES), [OPTIMIZERS[seed] for seed in seeds])
+    update.start(model)
+    for step in range(NUM_STEPS // 5):
+        rows = [rows_of(spec, seed, step, torch.float32) for seed in seeds]
+        update.step(model, cohort_batch(rows, [real_rows(seed, step) for seed in seeds], torch.float32))
+    return {seed: model.flat[row].clone() for row, seed in enumerate(seeds)}, update.how
+
+
+@every_net
+def test_each_net_of_a_stack_drops_at_its_own_rate_by_its_own_draws(config: Any) -> None:
+    mixed, how = trained_in_company(config, {0: 0.0, 1: 0.5, 2: 0.1})
+    still, _ = trained_in_company(config, {0: 0.0, 1: 0.0, 2: 0.0})
+    other, _ = trained_in_company(config, {2: 0.1, 1: 0.5})
+    assert how == "traced"
+    torch.testing.assert_close(mixed[0], still[0], atol=1e-5, rtol=0)  # at rate 0 nothing is dropped
+    for seed in (1, 2):  # whoever trains beside it
+        torch.testing.assert_close(mixed[seed], other[seed], atol=1e-5, rtol=0)
+        assert (mixed[seed] - still[seed]).abs().max() > 1e-4
+
+
+@every_net
+def test_rates_of_dropout_are_no_structure_of_a_net(config: Any) -> None:
+    rates = {name for name in type(config).model_fields if name.endswith("dropout")}
+    assert config.own_in_stack == rates
+    spec = spec_for(config, CLASSES)
+    nets = [with_rates(config, rate).build(spec, 0) for rate in (0.0, 0.3)]
+    assert why_not_stackable(nets) is None
+
+
 @pytest.mark.parametrize("task", [LABELS, VALUES], ids=lambda task: task.kind)
 def test_labels_and_values_are_learned_alike_too(task: TaskSpec) -> None:
     config = LearnerSettings().tabular_mlp.model_copy(update={"width": 32})

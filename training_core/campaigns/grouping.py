@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from training_core.config import canonical_json
+from training_core.engine.cohort.grouping import shared_in_stack
 from training_core.jobs import Cohort, Job
 
 _FEWEST_TOGETHER = 4
@@ -53,8 +54,10 @@ def likely_stacks(jobs: Sequence[Job]) -> list[list[Job]]:
     companies: dict[str, list[Job]] = {}
     for job in jobs:
         alone = job.recipe.learner.family == "estimator" or job.recipe.training.stacking == "never"
-        alike = [job.recipe.model_dump(mode="json"), job.subset.modalities, job.subset.feature_fraction]
-        companies.setdefault(job.name if alone else canonical_json(alike), []).append(job)
+        recipe = job.recipe
+        shared = shared_in_stack(recipe.learner, recipe.training, recipe.denoising)
+        alike = canonical_json([shared, job.subset.modalities, job.subset.feature_fraction])
+        companies.setdefault(job.name if alone else alike, []).append(job)
     return list(companies.values())
 
 

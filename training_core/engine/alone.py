@@ -25,7 +25,7 @@ from training_core.engine.updates.gradient import GradientUpdate
 from training_core.engine.updates.schedules import LrSchedule, ScheduleHook, training_schedule
 from training_core.engine.updates.stages import StagesHook
 from training_core.engine.watching.profiling import Watch
-from training_core.objectives import Objective, Supervised
+from training_core.objectives import LossStrategy, Objective, Supervised
 from training_core.objectives.balance import balanced_class_weights
 from training_core.objectives.denoising import SupervisedAndDenoising, ask_inner_net
 from training_core.schema import TaskSpec
@@ -66,7 +66,11 @@ def train_alone(
 
 
 def build_objectives(
-    task: TaskSpec, training: TrainingConfig, weights: Sequence[float] | None, denoised: bool = False
+    task: TaskSpec,
+    training: TrainingConfig,
+    weights: Sequence[float] | None,
+    denoised: bool = False,
+    loss: LossStrategy | None = None,
 ) -> tuple[Objective, Objective]:
     """What a net is trained towards, and what it is judged by: its target alone, without label smoothing.
 
@@ -75,8 +79,13 @@ def build_objectives(
         training: the settings.
         weights: of the classes, see `class_weights`.
         denoised: whether it is a `DenoisedNet`, which learns of its modalities too.
+        loss: what it is trained towards in place of the loss of the settings and its smoothing.
     """
-    smoothed = Supervised(task, training.label_smoothing, weights, training.loss)
+    smoothed = (
+        Supervised(task, training.label_smoothing, weights, training.loss)
+        if loss is None
+        else Supervised(task, loss=loss)
+    )
     if denoised:
         return SupervisedAndDenoising(smoothed), Supervised(task, 0.0, weights, training.loss, ask_inner_net)
     return smoothed, Supervised(task, 0.0, weights, training.loss)

@@ -1,7 +1,7 @@
-"""Listeners that most trainings want: early stopping on validation rows, and progress."""
+"""Listeners that most trainings want: early stopping on validation rows, and progress with a say in going on."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -128,15 +128,27 @@ class Validation(Hook):
             self._best.put_back()
 
 
-class ProgressHook(Hook):
-    """Tells `callback(epoch from 1, metrics)` after every epoch. Place it after `Validation` to see its metrics."""
+OnEpoch = Callable[[int, dict[str, float]], str | None]
+"""Called after each epoch with its number, from 1, and its metrics, among them `validation/best_loss`, the lowest
+validation loss so far, where there is one. A text it returns stops the learner, for that reason."""
 
-    def __init__(self, callback: Callable[[int, dict[str, float]], None]) -> None:
+
+class ProgressHook(Hook):
+    """Tells a callback of every epoch and stops when it says so. Place it after `Validation` to see its metrics."""
+
+    def __init__(self, callback: OnEpoch) -> None:
         self._callback = callback
 
     def on_epoch_end(self, state: TrainingState, model: object) -> None:
-        """Tell."""
-        self._callback(state.epoch, dict(state.metrics))
+        """Tell. What stopped training before stays the reason."""
+        reason = self._callback(state.epoch, with_best_loss(state.history))
+        state.stop_reason = state.stop_reason or reason or None
+
+
+def with_best_loss(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of the last of these epochs, and the lowest validation loss of all of them where there is one."""
+    losses = [epoch["validation/loss"] for epoch in epochs if "validation/loss" in epoch]
+    return {**epochs[-1], **({"validation/best_loss": min(losses)} if losses else {})}
 
 
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:

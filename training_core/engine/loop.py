@@ -5,6 +5,7 @@ stay tensors until the epoch ends, so no step waits for a device, and hooks are 
 does not listen costs nothing. A snapshot taken after any step, or at the end of an epoch, goes on bit for bit.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -15,11 +16,19 @@ from torch import Tensor
 
 from training_core.config import Config
 from training_core.engine.epoch_metrics import EpochMetrics
-from training_core.errors import DataError, DivergenceError
+from training_core.errors import ConfigError, DataError, DivergenceError
 from training_core.seeding import load_random_state, random_state
 
 Snapshot = dict[str, Any]
 """All of a training that stands between two steps: tensors and plain values, safe to load without running code."""
+
+_MAX_NAMED = 3
+"""Tensors of another shape that a message names."""
+_SHAPES = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
+    r"the shape in current model is torch\.Size\((.*?)\)"
+)
+_KEYS = re.compile(r"(?:Missing|Unexpected) key\(s\) in state_dict: .*?(?=\. *$)", re.MULTILINE)
 
 Model = TypeVar("Model")
 Model_contra = TypeVar("Model_contra", contravariant=True)
@@ -196,6 +205,7 @@ def fit(
     Raises:
         DivergenceError: a metric or a weight stopped being finite; says who, when and what to do.
         DataError: the stream is empty.
+        ConfigError: `resume` is of a training of other shapes; see `take_state`.
     """
     state, seen = TrainingState(name=name, num_epochs=epochs), EpochMetrics()
     on_batch_end = _listeners(hooks, "on_batch_end")
@@ -270,10 +280,32 @@ def _snapshot(parts: Mapping[str, Any], hooks: Sequence[Hook]) -> Snapshot:
     }
 
 
+def take_state(part: Any, kept: Mapping[str, Any], name: str, where: str) -> None:
+    """Let `part` take over the state `kept` of the part called `name` in the snapshot `where`.
+
+    Raises:
+        ConfigError: it is the state of something of another shape; says which tensors differ, and how.
+    """
+    try:
+        part.load_state_dict(kept)
+    except (RuntimeError, ValueError) as error:
+        told = str(error)
+        if "loading state_dict" not in told and "loaded state dict" not in told:
+            raise
+        differing = [f"{tensor} is {there} there and {here} here" for tensor, there, here in _SHAPES.findall(told)]
+        differing += [" ".join(said.split()) for said in _KEYS.findall(told)]
+        shown = "; ".join(differing[:_MAX_NAMED]) or told.splitlines()[0]
+        more = f"; and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+        raise ConfigError(
+            f"{where}: its part '{name}' does not fit the {type(part).__name__} that is to go on from it ({shown}"
+            f"{more}); build that as it was when the snapshot was taken, or train from the start"
+        ) from error
+
+
 def _load(snapshot: Mapping[str, Any], parts: Mapping[str, Any], hooks: Sequence[Hook]) -> bool:
     """Put everything back, the random generators last. Returns whether the open epoch takes no more batches."""
     for name, part in parts.items():
-        part.load_state_dict(snapshot[name])
+        take_state(part, snapshot[name], name, "the snapshot to go on from")
     for hook, kept in zip(hooks, snapshot["hooks"], strict=True):
         hook.load_state_dict(kept)
     load_random_state(snapshot["random"])

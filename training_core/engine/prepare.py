@@ -1,7 +1,7 @@
 """What has to be there before a learner can train: its rows, its encoding, and the learner itself, not yet trained."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from training_core.config import canonical_json
 from training_core.data.preprocessing import Preprocessor
 from training_core.data.streams.batching import Batching
 from training_core.data.views import RowSource
+from training_core.engine.hooks import OnEpoch
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.errors import DataError
@@ -18,9 +19,6 @@ from training_core.learners import Estimator, LearnerConfig
 from training_core.objectives.denoising import DenoisedNet, DenoisingConfig, why_not_denoised
 from training_core.schema import DataSpec
 from training_core.seeding import torch_seeded
-
-OnEpoch = Callable[[int, dict[str, float]], None]
-"""Called after each epoch with its number, from 1, and its metrics."""
 
 VALIDATION_ROWS = 256  # rows per forward pass when no gradients are kept
 _MIN_ABSENT_ROWS = 10
@@ -49,7 +47,7 @@ class LearnerRequest:
     seed: int
     """Root of the initial weights, the order of rows and every dropout."""
     on_epoch: OnEpoch | None = field(default=None, compare=False)
-    """Told of every epoch; an estimator has one, without metrics."""
+    """Told of every epoch, and may stop the learner; an estimator has one epoch, without metrics."""
     label: str = ""
     """Whose request this is, where several are alike."""
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
@@ -84,7 +82,8 @@ class PreparedLearner:
     judged: RowSource | None
     """The validation rows likewise; None when there are none, and for an estimator."""
     training: TrainingConfig
-    """The settings that hold for it: without modality dropout where there is nothing to drop."""
+    """The settings that hold for it: without modality dropout where there is nothing to drop, with that of denoising
+    where it is denoised."""
     denoising: DenoisingConfig | None = None
     """The denoising that holds for it; None where there is none."""
 
@@ -154,14 +153,18 @@ def prepare(request: LearnerRequest) -> PreparedLearner:
     why_not = why_not_denoised(model, preprocessor.spec, request.denoising)
     if why_not is not None and request.denoising.enabled:
         _log.info("%s trains without denoising: %s", request.name, why_not)
+    denoising = None if why_not is not None else request.denoising
+    hiding = {} if drops else {"modality_dropout": 0.0}
+    if denoising is not None:
+        hiding = {"modality_dropout": denoising.modality_dropout, "modality_dropout_schedule": "uniform"}
     return PreparedLearner(
         request=request,
         preprocessor=preprocessor,
         model=model,
         rows=rows,
         judged=None if judged is None else _rows_with_any(judged, spec, features),
-        training=request.training if drops else request.training.model_copy(update={"modality_dropout": 0.0}),
-        denoising=None if why_not is not None else request.denoising,
+        training=request.training.model_copy(update=hiding),
+        denoising=denoising,
     )
 
 
@@ -180,10 +183,9 @@ def tolerated_modalities(rows: RowSource, modality_dropout: float) -> frozenset[
 
 
 def _architecture(config: LearnerConfig, spec: DataSpec) -> str:
-    """What a net is built from, without the names of columns."""
-    return canonical_json(
-        [config.model_dump(mode="json"), spec.model_dump(mode="json", exclude={"modalities": {"__all__": {"columns"}}})]
-    )
+    """What a net is built from, without the names of columns and what each net of a stack may have its own of."""
+    structure = config.model_dump(mode="json", exclude=set(config.own_in_stack))
+    return canonical_json([structure, spec.model_dump(mode="json", exclude={"modalities": {"__all__": {"columns"}}})])
 
 
 def _rows_with_any(source: RowSource, spec: DataSpec, features: Mapping[str, tuple[int, ...]]) -> RowSource | None:

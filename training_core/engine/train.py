@@ -11,8 +11,9 @@ from training_core.data.views import RowSource
 from training_core.engine.alone import Trained, train_alone
 from training_core.engine.cohort.grouping import Unit, share_out, why_it_trains_alone
 from training_core.engine.cohort.training import Stack, open_stack
+from training_core.engine.hooks import OnEpoch
 from training_core.engine.loop import History
-from training_core.engine.prepare import LearnerRequest, OnEpoch, PreparedLearner, prepare
+from training_core.engine.prepare import LearnerRequest, PreparedLearner, prepare
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.engine.updates.memory import release_memory

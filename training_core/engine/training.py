@@ -1,11 +1,19 @@
 """The settings of training that every net shares."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from training_core.config import Config
 from training_core.data.streams.batching import DropoutSchedule
-from training_core.engine.updates.optimizers import OptimizerConfig, OptimizerKind
-from training_core.quantities import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
+from training_core.engine.updates.optimizers import LearningRate, OptimizerConfig, SearchedOptimizer, WeightDecay
+from training_core.quantities import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    SearchChoices,
+    SearchOn,
+    SearchRange,
+)
 
 ScheduleKind = Literal["none", "cosine_restarts", "one_cycle", "plateau", "linear", "exponential"]
 Precision = Literal["float32", "bf16", "fp16"]
@@ -28,19 +36,21 @@ class TrainingConfig(Config):
 
     epochs: PositiveInt = 100
     """Passes over the training rows, at most: early stopping usually ends training before."""
-    batch_size: PositiveInt = 32
+    batch_size: Annotated[PositiveInt, SearchChoices(16, 32, 64, 128)] = 32
     """Rows per step."""
-    optimizer: OptimizerKind = "adamw"
+    optimizer: SearchedOptimizer = "adamw"
     """Rule that turns gradients into steps."""
-    lr: PositiveFloat = 1e-3
+    lr: LearningRate = 1e-3
     """Learning rate."""
-    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay: WeightDecay = 1e-4
     """Pull of weights towards zero; norms and biases are left out."""
-    schedule: ScheduleKind = "none"
+    schedule: Annotated[
+        ScheduleKind, SearchChoices("none", "cosine_restarts", "one_cycle", "plateau", "linear", "exponential")
+    ] = "none"
     """How the learning rate changes over training."""
-    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_epochs: Annotated[NonNegativeFloat, SearchChoices(0.0, 1.0, 5.0)] = 0.0
     """Epochs over which the learning rate grows from near 0 before the schedule begins."""
-    clip_norm: NonNegativeFloat = 1.0
+    clip_norm: Annotated[NonNegativeFloat, SearchChoices(0.0, 0.3, 1.0, 3.0)] = 1.0
     """Largest norm of all gradients together; longer ones are scaled down to it. 0: no clipping."""
     clip_value: NonNegativeFloat = 0.0
     """Largest magnitude of a single gradient; larger ones are cut. 0: no cutting."""
@@ -50,7 +60,7 @@ class TrainingConfig(Config):
     """Arithmetic of the forward and backward pass; weights stay float32. fp16 scales its losses dynamically."""
     compile: bool = False
     """Compile the step. It pays for long trainings of larger nets; starting takes tens of seconds."""
-    ema_decay: Rate = 0.0
+    ema_decay: Annotated[Rate, SearchChoices(0.0, 0.9, 0.99, 0.999)] = 0.0
     """Above 0: an exponential moving average of the weights is validated and kept, decaying by this per step."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
@@ -58,16 +68,18 @@ class TrainingConfig(Config):
     """Loss of the task: a name of the loss registry, or the task's own."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: a class counts in inverse proportion to its frequency among the training rows."""
-    label_smoothing: Rate = 0.0
+    label_smoothing: Annotated[Rate, SearchRange(0.0, 0.2), SearchOn(tasks=("classification", "multilabel"))] = 0.0
     """Share of a label's probability that is spread over all classes."""
     patience: PositiveInt = 15
     """Epochs without a better validation loss after which training stops; the best weights are kept."""
     validation_fraction: Rate = 0.2
     """Share of the training rows held back to watch for overfitting. 0: train all epochs, keep the last weights."""
-    modality_dropout: Rate = 0.3
+    modality_dropout: Annotated[Rate, SearchRange(0.0, 0.8), SearchOn(several_modalities=True)] = 0.3
     """Probability that a net does not see a modality of a sample in a step; one modality always stays. Above 0, a net
     learns to answer with modalities absent."""
-    modality_dropout_schedule: DropoutSchedule = "constant"
+    modality_dropout_schedule: Annotated[
+        DropoutSchedule, SearchChoices("constant", "uniform", "linear"), SearchOn(several_modalities=True)
+    ] = "constant"
     """How that probability, then the highest there is, depends on sample and epoch. uniform: drawn for each sample and
     epoch, evenly from 0 up. linear: growing from 0 over ten epochs."""
     stages: tuple[Stage, ...] = ()

@@ -1,28 +1,39 @@
 """What is to be trained, and what came of it: `Job`, `Cohort`, `JobReport`, and where a job's outputs are.
 
 A job's outputs live in a directory named by its fingerprint (core version + data + config + seed), published in one
-step. A job whose directory exists is not trained again, whoever asks: that is the whole of caching and of resuming.
+step. A job whose directory exists is not trained again, whoever asks: that is the whole of caching and of resuming. Of
+a job that was given up its validation losses are kept, so that whoever would give it up as early need not train it.
 """
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import FiniteFloat
 
-from training_core.artifacts import CHECKSUMS, ArtifactRef, is_published, open_published
+from training_core.artifacts import (
+    CHECKSUMS,
+    ArtifactRef,
+    is_published,
+    open_published,
+    storage_errors,
+    write_text_atomically,
+)
 from training_core.config import Config, canonical_json
 from training_core.data.splitting.bags import Bag
 from training_core.engine.loop import History
-from training_core.quantities import Seed
+from training_core.quantities import PositiveInt, Seed
 from training_core.recipes import RecipeConfig
 
 Event = dict[str, Any]
 """Something that happened to a job, as JSON-able data: `{"event": "epoch", "job": …, …}`."""
 OnEvent = Callable[[Event], None]
+JobStatus = Literal["trained", "reused", "failed", "skipped", "pruned"]
 
 
 class DatasetRef(Config):
@@ -44,8 +55,9 @@ class DatasetRef(Config):
 class Job(Config):
     """One learner to be trained on one bag.
 
-    Two jobs with equal fingerprints give bit-identical results when they train alone or in equal stacks; else results
-    that are equally good, and equal up to rounding where no dropout is drawn inside the net.
+    Two jobs with equal fingerprints give bit-identical results when they train alone or in equal stacks, results that
+    are equal up to rounding in two stacks, and else such as are equally good, and equal up to rounding where no dropout
+    is drawn inside the net.
     """
 
     name: str
@@ -59,6 +71,19 @@ class Job(Config):
     """Resident memory of its process that the cost model expects."""
     reason: str = ""
     """Why this learner was chosen for this bag."""
+    give_up: Mapping[PositiveInt, FiniteFloat] = {}
+    """After which epochs, from 1, its training is given up unless its best validation loss so far is at most so much.
+    It says how long to train, not what comes of it, so it is no part of the fingerprint."""
+
+    def why_give_up(self, epoch: int, best_loss: float) -> str | None:
+        """Why training is given up after `epoch` epochs with this best validation loss; None when it goes on.
+
+        There is nothing to be saved after the last epoch.
+        """
+        limit = self.give_up.get(epoch)
+        if limit is None or best_loss <= limit or epoch >= self.recipe.training.epochs:
+            return None
+        return f"given up after epoch {epoch}: its best validation loss, {best_loss:.6g}, is above {limit:.6g}"
 
     def fingerprint(self, device: str) -> str:
         """What the result depends on, and nothing else: not the job's name, nor where its data is stored."""
@@ -88,15 +113,15 @@ class JobReport(Config):
     """What came of a job."""
 
     name: str
-    status: Literal["trained", "reused", "failed", "skipped"]
-    """skipped: there was no time for it, or not enough to end it."""
+    status: JobStatus
+    """skipped: there was no time for it, or not enough to end it. pruned: given up, as `Job.give_up` says."""
     learner: str
     """Kind of learner."""
     bag: str
     modalities: tuple[str, ...]
     reason: str = ""
     error: str = ""
-    """Why it failed or was skipped; empty otherwise."""
+    """Why it failed, was skipped or was given up; empty otherwise."""
     artifact: ArtifactRef | None = None
     score: float | None = None
     """The task's metric on the rows outside the bag."""
@@ -105,6 +130,8 @@ class JobReport(Config):
     num_rows: int = 0
     """Distinct rows in the bag."""
     epochs: int = 0
+    validation_losses: tuple[float, ...] = ()
+    """The best validation loss so far, after each epoch; empty without validation rows."""
     trained_as: str = ""
     """How its learner was trained: `stacked with 7 others (…)`, or `alone: …` and why."""
     seconds: float = 0.0
@@ -144,17 +171,36 @@ def job_directory(job: Job, store: Path, device: str) -> Path:
 
 
 def finished_report(job: Job, store: Path, device: str) -> JobReport | None:
-    """The report of a job that has been trained before, under this job's own name; None when it has not."""
+    """The report of a job that has been trained, or given up by its own measure, before; None when it has not.
+
+    It is reported under this job's own name, as reused or as pruned.
+    """
     directory = job_directory(job, store, device)
     if not is_published(directory):
-        return None
+        return _given_up_before(job, store, device)
     try:
         report = JobReport.model_validate_json((directory / "report.json").read_text())
     except (OSError, ValueError):  # damaged from outside: as good as not there
         (directory / CHECKSUMS).unlink(missing_ok=True)
         return None
-    named = {"name": job.name, "bag": job.subset.name, "reason": job.reason, "status": "reused"}
-    return report.model_copy(update={**named, "artifact": open_published(directory)})
+    return report.model_copy(update={**_named(job), "status": "reused", "artifact": open_published(directory)})
+
+
+def keep_given_up(job: Job, report: JobReport, store: Path, device: str) -> None:
+    """Keep the report of a job that was given up, for those who would give it up as early or earlier.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    path = _given_up_path(job, store, device)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, report.to_json())
+
+
+def best_losses(history: History) -> tuple[float, ...]:
+    """The lowest validation loss so far, after each epoch; empty without validation rows."""
+    return tuple(accumulate((loss for _, loss in history.curve("validation/loss")), min))
 
 
 def failed_report(job: Job, error: str) -> JobReport:
@@ -167,7 +213,50 @@ def skipped_report(job: Job, why: str) -> JobReport:
     return _report_without_learner(job, "skipped", why)
 
 
-def _report_without_learner(job: Job, status: Literal["failed", "skipped"], error: str) -> JobReport:
+def pruned_report(job: Job, why: str, losses: Sequence[float], seconds: float, cpu_seconds: float) -> JobReport:
+    """The report of a job that was given up; `losses` as `best_losses` gives them."""
+    report = _report_without_learner(job, "pruned", why)
+    known = {"validation_losses": tuple(losses), "epochs": len(losses), "seconds": seconds, "cpu_seconds": cpu_seconds}
+    return report.model_copy(update=known)
+
+
+def event_of(report: JobReport) -> Event:
+    """What is told when a job is settled."""
+    told: dict[JobStatus, Event] = {
+        "trained": {"event": "finished", "score": report.score, "seconds": report.seconds},
+        "reused": {"event": "reused"},
+        "failed": {"event": "failed", "error": report.error},
+        "skipped": {"event": "skipped", "why": report.error},
+        "pruned": {"event": "pruned", "epoch": report.epochs, "why": report.error},
+    }
+    return {**told[report.status], "job": report.name}
+
+
+def _given_up_path(job: Job, store: Path, device: str) -> Path:
+    return store / "given-up" / f"{job.fingerprint(device)[:32]}.json"
+
+
+def _given_up_before(job: Job, store: Path, device: str) -> JobReport | None:
+    """The report of a job whose losses, as far as they are known, are enough to give it up; None: it has to train."""
+    if not job.give_up:
+        return None
+    try:
+        known = JobReport.model_validate_json(_given_up_path(job, store, device).read_text())
+    except (OSError, ValueError):
+        return None
+    for epoch, loss in enumerate(known.validation_losses, start=1):
+        if why := job.why_give_up(epoch, loss):
+            losses = known.validation_losses[:epoch]
+            return known.model_copy(update={**_named(job), "error": why, "epochs": epoch, "validation_losses": losses})
+    return None
+
+
+def _named(job: Job) -> dict[str, str]:
+    """What of a report is this job's own, whoever trained it."""
+    return {"name": job.name, "bag": job.subset.name, "reason": job.reason}
+
+
+def _report_without_learner(job: Job, status: JobStatus, error: str) -> JobReport:
     return JobReport(
         name=job.name,
         status=status,

@@ -36,9 +36,13 @@ from training_core.jobs.job import (
     Job,
     JobReport,
     OnEvent,
+    best_losses,
+    event_of,
     failed_report,
     finished_report,
     job_directory,
+    keep_given_up,
+    pruned_report,
     skipped_report,
 )
 from training_core.jobs.limits import Limits, TimeLeft
@@ -94,12 +98,12 @@ def run_jobs(
         for directory, same in named.items():
             if not is_published(directory):
                 unpack(store / _BUNDLES, directory)
-            if finished_report(same[0], store, device):
+            if all(finished_report(job, store, device) for job in same):
                 yield from _reused(same, store, device, on_event)
                 held[directory].close()
                 continue
             try:
-                wanted.append(_Work.of(same[0], directory))
+                wanted.append(_Work.of(_most_patient(same), directory))
             except Exception as error:
                 on_event({"event": "started", "job": same[0].name, "epochs": same[0].recipe.training.epochs})
                 yield from _failed(same, error, on_event)
@@ -112,12 +116,13 @@ def run_jobs(
                 same = named[work.directory]
                 if isinstance(outcome, Exception):
                     yield from _failed(same, outcome, on_event)
+                elif outcome.status == "pruned":
+                    keep_given_up(work.job, outcome, store, device)
+                    yield from _reused(same, store, device, on_event)
                 else:
                     report = outcome.model_copy(update={"artifact": open_published(work.directory)})
                     time_left.took(report.predicted_seconds, report.seconds)
-                    on_event(
-                        {"event": "finished", "job": report.name, "score": report.score, "seconds": report.seconds}
-                    )
+                    on_event(event_of(report))
                     yield report
                     yield from _reused(same[1:], store, device, on_event)
                 held[work.directory].close()
@@ -157,12 +162,23 @@ class _Work:
         """What the engine is asked for."""
         job = self.job
 
-        def on_epoch(epoch: int, values: dict[str, float]) -> None:
+        def on_epoch(epoch: int, values: dict[str, float]) -> str | None:
             on_event({"event": "epoch", "job": job.name, "epoch": epoch, **values})
+            best = values.get("validation/best_loss")
+            return None if best is None else job.why_give_up(epoch, best)
 
         features = bag_features(job.subset, self.dataset.spec)
         return member_request(
             job.recipe, self.dataset, job.subset.modalities, features, self.inside, job.seed, on_epoch, job.name
+        )
+
+    def given_up(self, trained: Trained, clock: "_Clock") -> JobReport | None:
+        """The report of a learner whose training was given up; None when it was ended by anything else."""
+        losses = best_losses(trained.history)
+        why = self.job.why_give_up(len(losses), losses[-1]) if losses else None
+        # What its training says it stopped for is asked, not a note of our own: one that was interrupted has none.
+        return (
+            pruned_report(self.job, why, losses, *clock.read()) if why and why == trained.history.stop_reason else None
         )
 
     def write(self, trained: Trained, folder: Path, clock: "_Clock") -> JobReport:
@@ -193,6 +209,7 @@ class _Work:
             metrics=found,
             num_rows=len(np.unique(self.inside)),
             epochs=len(trained.history.epochs),
+            validation_losses=best_losses(trained.history),
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             predicted_seconds=job.predicted_seconds,
@@ -251,10 +268,13 @@ def _train(
         outcomes: dict[_Work, JobReport | Exception] = {}
         trained: dict[_Work, Trained] = {}
         for position, outcome in unit.items():
+            work = wanted[position]
             if isinstance(outcome, Exception):
-                outcomes[wanted[position]] = outcome
+                outcomes[work] = outcome
+            elif (pruned := work.given_up(outcome, clock)) is not None:
+                outcomes[work] = pruned
             else:
-                trained[wanted[position]] = outcome
+                trained[work] = outcome
         if len(trained) > 1:
             outcomes |= _publish_together(trained, store, clock)
         else:
@@ -326,11 +346,17 @@ def _digest(unit: Iterable[_Work]) -> str:
     return hashlib.sha256("+".join(sorted(work.directory.name for work in unit)).encode()).hexdigest()[:32]
 
 
+def _most_patient(same: Sequence[Job]) -> Job:
+    """The first of jobs that differ in when they are given up only, given up where all of them would be."""
+    shared = set.intersection(*(set(job.give_up) for job in same))
+    return same[0].model_copy(update={"give_up": {epoch: max(job.give_up[epoch] for job in same) for epoch in shared}})
+
+
 def _reused(same: Iterable[Job], store: Path, device: str, on_event: OnEvent) -> Iterator[JobReport]:
-    """Reports of jobs whose directory is there."""
+    """Reports of jobs that are done: whose directory is there, or who were given up."""
     for job in same:
         if report := finished_report(job, store, device):
-            on_event({"event": "reused", "job": job.name})
+            on_event(event_of(report))
             yield report
 
 
@@ -338,14 +364,10 @@ def _failed(same: Iterable[Job], error: Exception, on_event: OnEvent) -> Iterato
     """Reports of jobs whose learner stumbled; what is nobody's own fault is raised."""
     if isinstance(error, StorageError | TransientError):
         raise error
-    if isinstance(error, DeadlineError):
-        for job in same:
-            report = skipped_report(job, str(error))
-            on_event({"event": "skipped", "job": job.name, "why": report.error})
-            yield report
-        return
-    traceback.print_exception(error)
+    late = isinstance(error, DeadlineError)
+    if not late:
+        traceback.print_exception(error)
     for job in same:
-        report = failed_report(job, f"{type(error).__name__}: {error}")
-        on_event({"event": "failed", "job": job.name, "error": report.error})
+        report = skipped_report(job, str(error)) if late else failed_report(job, f"{type(error).__name__}: {error}")
+        on_event(event_of(report))
         yield report

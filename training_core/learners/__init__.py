@@ -11,6 +11,7 @@ from training_core.learners.extra_trees import ExtraTreesConfig
 from training_core.learners.fusion_net import FusionNetConfig
 from training_core.learners.hist_boosting import HistBoostingConfig
 from training_core.learners.image_cnn import ImageCNNConfig
+from training_core.learners.kernel_ridge import KernelRidgeConfig
 from training_core.learners.lightgbm import LightGBMConfig
 from training_core.learners.linear import LinearConfig
 from training_core.learners.sequence_net import SequenceNetConfig
@@ -26,6 +27,7 @@ __all__ = [
     "FusionNetConfig",
     "HistBoostingConfig",
     "ImageCNNConfig",
+    "KernelRidgeConfig",
     "LearnerBase",
     "LearnerConfig",
     "LearnerSettings",
@@ -48,6 +50,7 @@ LearnerConfig = Annotated[
     | SequenceNetConfig
     | TextNetConfig
     | LinearConfig
+    | KernelRidgeConfig
     | HistBoostingConfig
     | LightGBMConfig
     | ExtraTreesConfig
@@ -67,6 +70,7 @@ class LearnerSettings(Config):
     sequence_net: SequenceNetConfig = SequenceNetConfig()
     text_net: TextNetConfig = TextNetConfig()
     linear: LinearConfig = LinearConfig()
+    kernel_ridge: KernelRidgeConfig = KernelRidgeConfig()
     hist_boosting: HistBoostingConfig = HistBoostingConfig()
     lightgbm: LightGBMConfig = LightGBMConfig()
     extra_trees: ExtraTreesConfig = ExtraTreesConfig()

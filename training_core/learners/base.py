@@ -29,6 +29,12 @@ class LearnerBase(Config):
     """How text must be encoded for it."""
     meets_missing: ClassVar[bool] = False
     """Whether it is trained with modalities dropped at random, so that it may vote when some are absent."""
+    own_in_stack: ClassVar[frozenset[str]] = frozenset({"dropout"})
+    """Fields whose value each net of a stack may have its own of: rates of its `nn.Dropout`, which are no structure."""
+    has_latents: ClassVar[bool] = False
+    """Whether its net has a latent for each modality, which denoising works on."""
+    same_rows_same_learner: ClassVar[bool] = False
+    """Whether its seed hardly matters: trained twice on the same rows and columns it says twice the same."""
     method: ClassVar[str | None] = None
     """What it does, in the plural, where several kinds do the same and so make like mistakes; None: its own thing."""
     distribution: ClassVar[str | None] = None

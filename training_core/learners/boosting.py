@@ -1,13 +1,13 @@
 """What learners of boosted trees share: settings, the rows that tell when to stop, and how large trees are."""
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from training_core.learners.estimator import EstimatorConfig
 from training_core.learners.folds import deal_folds
-from training_core.quantities import PositiveFloat, PositiveInt
+from training_core.quantities import PositiveFloat, PositiveInt, SearchChoices, SearchRange
 
 VALIDATION_FOLDS = 7
 """One row in seven judges when to stop."""
@@ -21,11 +21,11 @@ class BoostingConfig(EstimatorConfig):
     method: ClassVar[str | None] = "boosted trees"
     quality_prior: ClassVar[float] = 0.75
 
-    learning_rate: PositiveFloat = 0.1
+    learning_rate: Annotated[PositiveFloat, SearchRange(0.02, 0.3, log=True)] = 0.1
     max_rounds: PositiveInt = 400
     patience: PositiveInt = 15
     """Rounds without a better validation loss before it stops."""
-    max_leaves: PositiveInt | None = None
+    max_leaves: Annotated[PositiveInt | None, SearchChoices(None, 4, 8, 16, 31, 63)] = None
     """Leaves of a tree; None for one per 200 rows, between 7 and 31."""
 
     def leaves(self, num_rows: int) -> int:

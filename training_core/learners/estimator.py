@@ -29,6 +29,7 @@ class EstimatorConfig(LearnerBase):
     """Configuration of a learner that fits in one step and sees every modality as columns of one table."""
 
     family: ClassVar[Literal["net", "estimator"]] = "estimator"
+    same_rows_same_learner: ClassVar[bool] = True
     max_columns: ClassVar[int] = 8192
     """Columns it is still quick with; an image of 64 x 64 pixels has 4096."""
 

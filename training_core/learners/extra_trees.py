@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from training_core.learners.estimator import Estimator, EstimatorConfig
 from training_core.learners.linear_fit import row_losses, sigmoid, softmax
 from training_core.learners.saved_state import read_array, read_number
 from training_core.learners.saved_trees import Trees, pack_forest, restore_trees
-from training_core.quantities import PositiveInt
+from training_core.quantities import PositiveInt, SearchChoices, SearchRange
 from training_core.schema import DataSpec, ModalityKind, Samples
 
 SMALLEST_PROBABILITY = 1e-4
@@ -24,11 +24,12 @@ class ExtraTreesConfig(EstimatorConfig):
     """A forest of extremely randomised trees, its probabilities sharpened by out-of-bag rows."""
 
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "image", "sequence"})
+    same_rows_same_learner: ClassVar[bool] = False
     quality_prior: ClassVar[float] = 0.7
 
     kind: Literal["extra_trees"] = "extra_trees"
-    num_trees: PositiveInt = 300
-    min_samples_leaf: PositiveInt | None = None
+    num_trees: Annotated[PositiveInt, SearchRange(100, 600, log=True)] = 300
+    min_samples_leaf: Annotated[PositiveInt | None, SearchChoices(None, 1, 2, 4, 8, 16)] = None
     """Rows a leaf must hold; more smooth the probabilities. None: one per 4,000 rows and at least 2, which keeps a
     forest of 300 trees below about 8,000 nodes each, however many rows there are."""
 

@@ -1,7 +1,7 @@
 """Multimodal fusion: one encoder per modality, and attention over what they say and what is missing."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -12,7 +12,7 @@ from training_core.learners.base import LearnerBase, input_width
 from training_core.learners.encoders import blank, embedding_parameters, encoder_work, make_encoder
 from training_core.learners.foretelling import Foretelling
 from training_core.learners.net_cost import training_cost
-from training_core.quantities import PositiveInt, Rate
+from training_core.quantities import PositiveInt, Rate, SearchChoices, SearchOn, SearchRange
 from training_core.schema import DataSpec, ModalityKind
 from training_core.seeding import torch_seeded
 
@@ -24,18 +24,19 @@ class FusionNetConfig(LearnerBase):
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "text", "image", "sequence"})
     text_input: ClassVar[Literal["strings", "tokens"]] = "tokens"
     meets_missing: ClassVar[bool] = True
+    has_latents: ClassVar[bool] = True
     quality_prior: ClassVar[float] = 0.7
 
     kind: Literal["fusion_net"] = "fusion_net"
-    width: PositiveInt = 64
+    width: Annotated[PositiveInt, SearchChoices(32, 64, 128)] = 64
     """Numbers per latent token."""
-    num_blocks: PositiveInt = 1
+    num_blocks: Annotated[PositiveInt, SearchRange(1, 3)] = 1
     """Attention blocks."""
-    num_heads: PositiveInt = 4
+    num_heads: Annotated[PositiveInt, SearchChoices(2, 4, 8)] = 4
     """Attention heads; they share the width."""
-    dropout: Rate = 0.1
+    dropout: Annotated[Rate, SearchRange(0.0, 0.5)] = 0.1
     """Share of hidden units left out in each training step."""
-    fill_missing: bool = False
+    fill_missing: Annotated[bool, SearchChoices(False, True), SearchOn(several_modalities=True)] = False
     """Where a modality is missing, its token also says what those that are there foretell of it."""
 
     @model_validator(mode="after")
@@ -109,7 +110,7 @@ class FusionNet(nn.Module):
             torch.where(available[:, i].unsqueeze(-1), latent + self.identity[i], missing[i])
             for i, latent in enumerate(latents)
         ]
-        question = self.question.expand(len(available), 1, -1)
+        question = self.question.expand(available.shape[0], 1, -1)
         tokens = torch.cat([question, torch.stack(tokens, dim=1)], dim=1)
         for block in self.blocks:
             tokens = block(tokens)

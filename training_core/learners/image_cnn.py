@@ -1,14 +1,14 @@
 """Small residual convolutional network for one image."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from training_core.learners.base import LearnerBase
 from training_core.learners.encoders import MIN_MAP_SIDE, ImageTrunk, blank, image_work
 from training_core.learners.net_cost import training_cost
-from training_core.quantities import PositiveInt, Rate
+from training_core.quantities import PositiveInt, Rate, SearchChoices, SearchRange
 from training_core.schema import DataSpec, ModalityKind
 from training_core.seeding import torch_seeded
 
@@ -22,9 +22,9 @@ class ImageCNNConfig(LearnerBase):
     quality_prior: ClassVar[float] = 0.75
 
     kind: Literal["image_cnn"] = "image_cnn"
-    channels: PositiveInt = 16
+    channels: Annotated[PositiveInt, SearchChoices(8, 16, 32)] = 16
     """Channels at full size; they double with each halving."""
-    dropout: Rate = 0.2
+    dropout: Annotated[Rate, SearchRange(0.0, 0.5)] = 0.2
     """Share of features left out before the last layer."""
 
     def supports(self, spec: DataSpec) -> str | None:

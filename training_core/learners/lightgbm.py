@@ -1,7 +1,7 @@
 """LightGBM on the columns of all modalities and on what linear models say of texts: early fusion by boosted trees."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from training_core.learners.saved_trees import Trees, pack_lightgbm, restore_tre
 from training_core.learners.text_features import TextFeaturesConfig
 from training_core.learners.text_scores import SCORE_FITS, TextScores
 from training_core.learners.tfidf_linear import PIECES_PER_TEXT, WORK_PER_TEXT
-from training_core.quantities import PositiveFloat
+from training_core.quantities import PositiveFloat, SearchRange
 from training_core.schema import DataSpec, ModalityKind, Samples
 
 HISTOGRAM_WORK = 10
@@ -30,7 +30,7 @@ class LightGBMConfig(BoostingConfig):
     distribution: ClassVar[str | None] = "lightgbm"
 
     kind: Literal["lightgbm"] = "lightgbm"
-    penalty: PositiveFloat = 1.0
+    penalty: Annotated[PositiveFloat, SearchRange(0.1, 30.0, log=True)] = 1.0
     """L2 penalty on the values of leaves."""
     text: TextFeaturesConfig = TextFeaturesConfig()
     """Which pieces of a text count."""

@@ -1,7 +1,7 @@
 """Regularised linear model of all columns: the first baseline, quick, well calibrated, hard to beat on small data."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from training_core.learners.design_matrix import DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
 from training_core.learners.linear_fit import sigmoid, softmax
 from training_core.learners.linear_model import LinearModel, learn_models, restore_models, save_models
-from training_core.quantities import PositiveFloat
+from training_core.quantities import PositiveFloat, SearchChoices
 from training_core.schema import DataSpec, ModalityKind, Samples, TaskKind
 
 PASSES = 600
@@ -27,7 +27,7 @@ class LinearConfig(EstimatorConfig):
     quality_prior: ClassVar[float] = 0.55
 
     kind: Literal["linear"] = "linear"
-    strength: PositiveFloat | None = None
+    strength: Annotated[PositiveFloat | None, SearchChoices(None, 1.0, 10.0, 100.0, 1000.0)] = None
     """L2 penalty; None chooses it by cross-validation on the training rows."""
 
     def build(self, spec: DataSpec, seed: int) -> "LinearEstimator":

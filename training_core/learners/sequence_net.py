@@ -1,7 +1,7 @@
 """Net for one sequence: convolutions over time, or a recurrent cell, blind to padding at its end."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional
 from training_core.learners.base import LearnerBase
 from training_core.learners.encoders import ResidualBlock, blank, group_norm
 from training_core.learners.net_cost import training_cost
-from training_core.quantities import PositiveInt, Rate
+from training_core.quantities import PositiveInt, Rate, SearchChoices, SearchRange
 from training_core.schema import DataSpec, ModalityKind
 from training_core.seeding import torch_seeded
 
@@ -28,14 +28,14 @@ class SequenceNetConfig(LearnerBase):
     quality_prior: ClassVar[float] = 0.75
 
     kind: Literal["sequence_net"] = "sequence_net"
-    cell: Cell = "conv"
+    cell: Annotated[Cell, SearchChoices("conv", "gru", "lstm")] = "conv"
     """conv: residual convolutions, quickest, and trained together in a stack; gru, lstm: recurrent cells, trained one
     by one, for what depends on the order of distant steps."""
-    width: PositiveInt = 64
+    width: Annotated[PositiveInt, SearchChoices(32, 64, 128)] = 64
     """Channels, or hidden units of the cell."""
-    num_layers: PositiveInt = 2
+    num_layers: Annotated[PositiveInt, SearchRange(1, 4)] = 2
     """Residual blocks (each but the first halves the time of a sequence of 16 steps or more), or layers of cells."""
-    dropout: Rate = 0.2
+    dropout: Annotated[Rate, SearchRange(0.0, 0.5)] = 0.2
     """Share of features left out before the last layer."""
 
     def build(self, spec: DataSpec, seed: int) -> nn.Module:
@@ -128,7 +128,7 @@ class RecurrentTrunk(nn.Module):
 def real_steps(values: Tensor) -> Tensor:
     """Which steps of [B, T, F] are not padding, bool [B, T]: all but a tail of steps equal to the one before them."""
     same = (values[:, 1:] == values[:, :-1]).all(dim=-1)
-    tail = same.flip(1).to(torch.int64).cumprod(dim=1).flip(1) > 0  # whether nothing changes from there on
+    tail = (~same).flip(1).to(torch.int64).cumsum(dim=1).flip(1) == 0  # whether nothing changes from there on
     return torch.cat([torch.ones_like(values[:, :1, 0], dtype=torch.bool), ~tail], dim=1)
 
 

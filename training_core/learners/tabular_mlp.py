@@ -1,6 +1,6 @@
 """Multi-layer perceptron on the features of vectors, tables and texts side by side."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from training_core.learners.base import LearnerBase
 from training_core.learners.dense_net import DenseNet
 from training_core.learners.encoders import embedding_parameters, flat_width, text_work
 from training_core.learners.net_cost import training_cost
-from training_core.quantities import PositiveInt, Rate
+from training_core.quantities import PositiveInt, Rate, SearchChoices, SearchRange
 from training_core.schema import DataSpec, ModalityKind
 from training_core.seeding import torch_seeded
 
@@ -24,9 +24,9 @@ class TabularMLPConfig(LearnerBase):
     quality_prior: ClassVar[float] = 0.6
 
     kind: Literal["tabular_mlp"] = "tabular_mlp"
-    width: PositiveInt = 256
+    width: Annotated[PositiveInt, SearchChoices(64, 128, 256, 512)] = 256
     """Hidden units per layer."""
-    dropout: Rate = 0.2
+    dropout: Annotated[Rate, SearchRange(0.0, 0.5)] = 0.2
     """Share of hidden units left out in each training step."""
 
     def build(self, spec: DataSpec, seed: int) -> nn.Module:

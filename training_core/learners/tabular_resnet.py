@@ -1,6 +1,6 @@
 """Residual network on the features of vectors and tables side by side: deeper than a perceptron, as easy to train."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from training_core.learners.base import LearnerBase
 from training_core.learners.dense_net import DenseNet
 from training_core.learners.encoders import flat_width
 from training_core.learners.net_cost import training_cost
-from training_core.quantities import PositiveInt, Rate
+from training_core.quantities import PositiveInt, Rate, SearchChoices, SearchRange
 from training_core.schema import DataSpec, ModalityKind
 from training_core.seeding import torch_seeded
 
@@ -23,11 +23,11 @@ class TabularResNetConfig(LearnerBase):
     quality_prior: ClassVar[float] = 0.6
 
     kind: Literal["tabular_resnet"] = "tabular_resnet"
-    width: PositiveInt = 128
+    width: Annotated[PositiveInt, SearchChoices(64, 128, 256)] = 128
     """Numbers that the blocks pass on."""
-    num_blocks: PositiveInt = 3
+    num_blocks: Annotated[PositiveInt, SearchRange(1, 6)] = 3
     """Residual blocks."""
-    dropout: Rate = 0.2
+    dropout: Annotated[Rate, SearchRange(0.0, 0.5)] = 0.2
     """Share of hidden units left out within a block in each training step."""
 
     def build(self, spec: DataSpec, seed: int) -> nn.Module:

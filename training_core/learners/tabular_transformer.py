@@ -1,7 +1,7 @@
 """Transformer over the columns of tables and vectors: each column is a token, and tokens attend to each other."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -12,7 +12,7 @@ from training_core.learners.base import LearnerBase, input_width
 from training_core.learners.column_tokens import ColumnTokens, num_column_tokens
 from training_core.learners.encoders import blank
 from training_core.learners.net_cost import training_cost
-from training_core.quantities import PositiveInt, Rate
+from training_core.quantities import PositiveInt, Rate, SearchChoices, SearchRange
 from training_core.schema import DataSpec, ModalityKind
 from training_core.seeding import torch_seeded
 
@@ -28,15 +28,15 @@ class TabularTransformerConfig(LearnerBase):
     """Columns it takes: what attention costs grows with their square."""
 
     kind: Literal["tabular_transformer"] = "tabular_transformer"
-    width: PositiveInt = 48
+    width: Annotated[PositiveInt, SearchChoices(24, 48, 96)] = 48
     """Numbers per token."""
-    num_blocks: PositiveInt = 2
+    num_blocks: Annotated[PositiveInt, SearchRange(1, 4)] = 2
     """Attention blocks."""
-    num_heads: PositiveInt = 4
+    num_heads: Annotated[PositiveInt, SearchChoices(2, 4, 8)] = 4
     """Attention heads; they share the width."""
-    num_frequencies: PositiveInt = 8
+    num_frequencies: Annotated[PositiveInt, SearchRange(2, 32, log=True)] = 8
     """Learned waves per column of numbers: more let it learn finer bends."""
-    dropout: Rate = 0.1
+    dropout: Annotated[Rate, SearchRange(0.0, 0.5)] = 0.1
     """Share of hidden units left out in each training step."""
 
     @model_validator(mode="after")

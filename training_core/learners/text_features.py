@@ -1,27 +1,29 @@
 """TF-IDF of words and word pairs, learnt from training texts and kept as plain arrays."""
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 
 from training_core.config import Config
 from training_core.learners.saved_state import read_array
-from training_core.quantities import PositiveInt
+from training_core.quantities import PositiveInt, SearchChoices, SearchOn, SearchRange
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+_TEXT = SearchOn(modality_kinds=("text",))
+
 
 class TextFeaturesConfig(Config):
     """Which pieces of a text count."""
 
-    analyzer: Literal["words", "characters"] = "words"
+    analyzer: Annotated[Literal["words", "characters"], SearchChoices("words", "characters"), _TEXT] = "words"
     """Words and word pairs, or 2 to 5 characters within words: slower by five times, for languages without spaces
     and for texts full of misspellings."""
-    min_documents: PositiveInt = 2
+    min_documents: Annotated[PositiveInt, SearchRange(1, 5), _TEXT] = 2
     """Pieces that occur in fewer training texts are ignored."""
-    max_vocabulary: PositiveInt = 30_000
+    max_vocabulary: Annotated[PositiveInt, SearchRange(5_000, 60_000, log=True), _TEXT] = 30_000
     """The most frequent pieces are kept; more cost time and hardly ever improve a linear model."""
 
 

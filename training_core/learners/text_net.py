@@ -1,7 +1,7 @@
 """Net for texts, trained from scratch: embedded words and word pairs, pooled by learned attention or convolved."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional
 from training_core.learners.base import TOKENS_PER_TEXT, LearnerBase, input_width, num_texts
 from training_core.learners.encoders import blank, flat_features, flat_width
 from training_core.learners.net_cost import training_cost
-from training_core.quantities import PositiveInt, Rate
+from training_core.quantities import PositiveInt, Rate, SearchChoices, SearchRange
 from training_core.schema import DataSpec, ModalityKind, ModalitySpec
 from training_core.seeding import torch_seeded
 
@@ -29,18 +29,19 @@ class TextNetConfig(LearnerBase):
     text_input: ClassVar[Literal["strings", "tokens"]] = "tokens"
     meets_missing: ClassVar[bool] = True
     quality_prior: ClassVar[float] = 0.65
+    own_in_stack: ClassVar[frozenset[str]] = frozenset({"dropout", "token_dropout"})
 
     kind: Literal["text_net"] = "text_net"
-    pooling: Pooling = "attention"
+    pooling: Annotated[Pooling, SearchChoices("attention", "convolution")] = "attention"
     """attention: a sum beside weighted means of the tokens, for texts whose words matter more than their order;
     convolution: the strongest response to neighbouring tokens."""
-    embedding_width: PositiveInt = 32
+    embedding_width: Annotated[PositiveInt, SearchChoices(16, 32, 64)] = 32
     """Numbers per token; the optimiser passes over all of them in every step, so twice as many take twice as long."""
-    width: PositiveInt = 64
+    width: Annotated[PositiveInt, SearchChoices(32, 64, 128)] = 64
     """Hidden units of the layer that joins the modalities."""
-    token_dropout: Rate = 0.3
+    token_dropout: Annotated[Rate, SearchRange(0.0, 0.6)] = 0.3
     """Share of a text's tokens that are left out in each training step: it cannot learn texts by heart."""
-    dropout: Rate = 0.2
+    dropout: Annotated[Rate, SearchRange(0.0, 0.5)] = 0.2
     """Share of hidden units left out in each training step."""
 
     def supports(self, spec: DataSpec) -> str | None:
@@ -102,13 +103,13 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.table = nn.Embedding(modality.vocabulary_size, config.embedding_width)
         nn.init.normal_(self.table.weight, std=0.1)
-        self.rate = config.token_dropout
+        self.left_out = nn.Dropout(config.token_dropout)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         counts = (ids > 0).to(self.table.weight.dtype)
         # Dropout also scales what it keeps; here a token counts or does not.
-        counts = functional.dropout(counts, self.rate, self.training) * (1 - self.rate * self.training)
+        counts = counts * (self.left_out(torch.ones_like(counts)) > 0)
         return self.table(ids) * counts.unsqueeze(-1), counts
 
 

@@ -1,6 +1,6 @@
 """TF-IDF of every text beside all other columns in one regularised linear model: the text baseline to beat."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from training_core.learners.base import num_texts, spec_width
 from training_core.learners.design_matrix import DesignMatrix
@@ -8,7 +8,7 @@ from training_core.learners.estimator import EstimatorConfig
 from training_core.learners.linear import PASSES, LinearEstimator
 from training_core.learners.linear_model import TEXT_START
 from training_core.learners.text_features import TextFeaturesConfig
-from training_core.quantities import PositiveFloat
+from training_core.quantities import PositiveFloat, SearchChoices
 from training_core.schema import DataSpec, ModalityKind
 
 PIECES_PER_TEXT = 100
@@ -30,7 +30,7 @@ class TfidfLinearConfig(EstimatorConfig):
     kind: Literal["tfidf_linear"] = "tfidf_linear"
     text: TextFeaturesConfig = TextFeaturesConfig()
     """Which pieces of a text count."""
-    strength: PositiveFloat | None = None
+    strength: Annotated[PositiveFloat | None, SearchChoices(None, 0.01, 0.1, 1.0, 10.0)] = None
     """L2 penalty; None chooses it by cross-validation on the training rows."""
 
     def supports(self, spec: DataSpec) -> str | None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 import pytest
 import torch
@@ -196,5 +197,22 @@ def test_progress_tells_every_epoch_with_all_its_metrics() -> None:
     told: list[tuple[int, dict[str, float]]] = []
     progress = ProgressHook(lambda epoch, metrics: told.append((epoch, metrics)))
     history = train(Net(), Validation(squared_error, [batch(4, 2)], patience=9), progress, epochs=3)
-    assert told == list(enumerate(history.epochs, start=1))
-    assert set(told[0][1]) == {"training/loss", "training/gradient_norm", "validation/loss"}
+    lowest = accumulate((loss for _, loss in history.curve("validation/loss")), min)
+    best = [{**epoch, "validation/best_loss": loss} for epoch, loss in zip(history.epochs, lowest, strict=True)]
+    assert told == list(enumerate(best, start=1))
+    assert set(history.epochs[0]) == {"training/loss", "training/gradient_norm", "validation/loss"}
+
+
+def test_a_listener_may_stop_training_and_the_best_weights_are_kept() -> None:
+    net = Net()
+    stop = ProgressHook(lambda epoch, metrics: "enough" if epoch == 2 else None)
+    history = train(net, Validation(squared_error, [batch(4, 2)], patience=9), stop, epochs=5)
+    assert (history.stop_reason, len(history.epochs)) == ("enough", 2)
+    losses = [loss for _, loss in history.curve("validation/loss")]
+    assert mean_losses(net, squared_error, [batch(4, 2)])["loss"] == min(losses)
+
+
+def test_what_stopped_training_first_stays_the_reason() -> None:
+    validation = Validation(ScriptedLosses(1.0, 2.0, 3.0), [batch(4, 2)], patience=2)
+    history = train(Net(), validation, ProgressHook(lambda epoch, metrics: "enough" if epoch == 3 else None), epochs=9)
+    assert history.stop_reason == "no lower validation loss for 2 epochs"

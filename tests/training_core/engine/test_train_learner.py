@@ -9,8 +9,9 @@ from torch import nn
 
 from training_core.data.preprocessing import Preprocessor
 from training_core.data.views import HeldSamples
+from training_core.engine.hooks import OnEpoch
 from training_core.engine.loop import History
-from training_core.engine.prepare import OnEpoch, tolerated_modalities
+from training_core.engine.prepare import tolerated_modalities
 from training_core.engine.train import train_learner
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig

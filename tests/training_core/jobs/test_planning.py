@@ -9,6 +9,7 @@ from factories import small_run, write_source
 
 from training_core.campaigns import bagging
 from training_core.campaigns.bagging import plan_cohorts
+from training_core.campaigns.grouping import likely_stacks
 from training_core.errors import ConfigError
 from training_core.jobs import Cohort, Job
 from training_core.objectives import LOSSES, FocalLoss
@@ -71,6 +72,22 @@ def test_copies_stay_together(store: Path, source: Path, workers: int) -> None:
     cohorts = plan_cohorts(jobs, workers=workers, group_size=2)
     assert set(parts(cohorts).values()) == {4}
     assert sorted(job.name for cohort in cohorts for job in cohort.jobs) == sorted(job.name for job in jobs)
+
+
+def test_nets_that_differ_in_what_each_of_a_stack_may_have_its_own_of_stay_together(store: Path, source: Path) -> None:
+    def changed(job: Job, learner: dict[str, object], **training: object) -> Job:
+        recipe = job.recipe.model_copy(
+            update={
+                "learner": job.recipe.learner.model_copy(update=learner),
+                "training": job.recipe.training.model_copy(update=training),
+            }
+        )
+        return job.model_copy(update={"recipe": recipe})
+
+    job, *_ = (job for job in jobs_of(store, source, net_copies=1) if job.name.endswith("tabular_mlp"))
+    alike = [job, changed(job, {"dropout": 0.4}, lr=0.1), changed(job, {}, label_smoothing=0.1, ema_decay=0.9)]
+    others = [changed(job, {"width": 8}), changed(job, {}, batch_size=8), changed(job, {}, optimizer="sgd")]
+    assert [len(company) for company in likely_stacks([*alike, *others])] == [3, 1, 1, 1]
 
 
 def test_eight_of_them_are_shared_out_over_two_workers_but_not_over_more(store: Path, source: Path) -> None:

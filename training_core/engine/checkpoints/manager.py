@@ -43,7 +43,7 @@ from training_core.engine.checkpoints.metadata import (
 )
 from training_core.engine.checkpoints.mirror import Mirror
 from training_core.engine.checkpoints.state import PlainState, tensors_of
-from training_core.engine.loop import Snapshot
+from training_core.engine.loop import Snapshot, take_state
 from training_core.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class CheckpointManager:
 
         Raises:
             StorageError: there is none, or the one at `path` is damaged; the message says how.
-            ConfigError: it is of a training with other settings.
+            ConfigError: it is of a training with other settings, or of parts of other shapes.
         """
         if path is not None:
             folder = Path(path)
@@ -197,7 +197,7 @@ class CheckpointManager:
         for name, part in parts.items():
             if name not in snapshot:
                 raise StorageError(f"{metadata.path} has no part '{name}'; it has {', '.join(sorted(snapshot))}")
-            part.load_state_dict(snapshot[name])
+            take_state(part, snapshot[name], name, str(metadata.path))
         return snapshot
 
     def latest(self) -> Snapshot | None:

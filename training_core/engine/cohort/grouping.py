@@ -6,17 +6,24 @@ from dataclasses import dataclass
 import torch
 
 from training_core.config import canonical_json
+from training_core.engine.cohort.smoothing import loss_of_smoothed
 from training_core.engine.cohort.stream import memory_budget, memory_needed
 from training_core.engine.prepare import LearnerRequest, PreparedLearner
 from training_core.engine.training import TrainingConfig
+from training_core.learners import LearnerConfig
+from training_core.objectives.denoising import DenoisingConfig
 
 _FEWEST_BATCHES = 0.75
 """Of those of the longest learner of a stack: sitting out the rest of an epoch costs as much as training."""
 _OWN_SETTINGS = {
     "lr", "weight_decay", "clip_norm", "schedule", "warmup_epochs", "patience", "validation_fraction",
-    "modality_dropout", "modality_dropout_schedule", "stacking", "checkpoint_seconds",
+    "modality_dropout", "modality_dropout_schedule", "label_smoothing", "class_weights", "ema_decay", "stacking",
+    "checkpoint_seconds",
 }  # fmt: skip
-"""Settings of training that each learner of a stack may have its own of."""
+"""Settings of training that each learner of a stack may have its own of: of these the weights of classes where they
+weigh rows, and smoothing where the loss has a form for smoothed targets."""
+_OWN_OF_DENOISING = {"weight", "temperature", "modality_dropout"}
+"""Settings of denoising likewise, where the weights of its objectives do not change."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,18 @@ def why_it_trains_alone(request: LearnerRequest) -> str | None:
     if request.config.family == "estimator":
         return "it fits in one step"
     return _why_settings_forbid(request.training)
+
+
+def shared_in_stack(config: LearnerConfig, training: TrainingConfig, denoising: DenoisingConfig | None) -> str:
+    """Equal, as text, for learners that differ in nothing but what each learner of a stack may have its own of."""
+    own = _OWN_OF_DENOISING if denoising is not None and denoising.strategy == "fixed" else set[str]()
+    return canonical_json(
+        [
+            config.model_dump(mode="json", exclude=set(config.own_in_stack)),
+            training.model_dump(mode="json", exclude=_OWN_SETTINGS),
+            None if denoising is None or not denoising.enabled else denoising.model_dump(mode="json", exclude=own),
+        ]
+    )
 
 
 def share_out(prepared: Mapping[int, PreparedLearner], device: str) -> list[Unit]:
@@ -74,9 +93,11 @@ def _stacks(members: Sequence[int], prepared: Mapping[int, PreparedLearner], dev
 
 def _key(learner: PreparedLearner) -> str:
     """Equal for learners that one update can train."""
-    shared = learner.training.model_dump(mode="json", exclude=_OWN_SETTINGS)
-    denoising = None if learner.denoising is None else learner.denoising.model_dump(mode="json")
-    return canonical_json([learner.architecture, shared, learner.judged is None, denoising])
+    training, task = learner.training, learner.preprocessor.spec.task
+    shared = shared_in_stack(learner.request.config, training, learner.denoising)
+    weights = None if task.kind == "classification" else training.class_weights
+    smoothing = None if loss_of_smoothed(task, training.loss) is not None else training.label_smoothing
+    return canonical_json([learner.architecture, shared, learner.judged is None, weights, smoothing])
 
 
 def _why_settings_forbid(training: TrainingConfig) -> str | None:
@@ -86,7 +107,6 @@ def _why_settings_forbid(training: TrainingConfig) -> str | None:
         "its gradients are accumulated over batches": training.accumulation > 1,
         "it trains in fp16, whose scale of the loss is its own": training.precision == "fp16",
         "its step is compiled by itself": training.compile,
-        "an average of its weights is kept": training.ema_decay > 0,
         "its activations are computed twice to save memory": training.gradient_checkpointing,
         "it trains in stages": bool(training.stages),
     }

@@ -1,4 +1,4 @@
-"""Nets of one architecture as one: parameters and buffers stacked, a row per learner."""
+"""Nets of one architecture as one: parameters, buffers and settings stacked, a row per learner."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from training_core.engine.cohort.dropout import DropoutDraws
 from training_core.errors import ConfigError
 
 
@@ -15,10 +16,21 @@ class StackedModel:
     """K nets of one architecture: trained parameters in one buffer [K, P], everything else stacked by name.
 
     Parameters of more than one dimension come first in a row, so that those that weight decay pulls at are one slice.
+    The rates of `nn.Dropout` may differ between the nets.
     """
 
-    def __init__(self, models: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        seeds: Sequence[int] | None = None,
+        settings: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         """Copy the weights of `models`; the stack lies on their device.
+
+        Args:
+            models: the learners' nets.
+            seeds: by which each learner's dropout draws, in [0, 2⁶³); by default their numbers.
+            settings: numbers, one per learner, that an objective finds as buffers of the net it is given, by name.
 
         Raises:
             ConfigError: they cannot be stacked; the message says why.
@@ -43,7 +55,15 @@ class StackedModel:
             for name in named[0]
             if name not in self.shapes
         }
-        """What training does not change, [K, …] by name: buffers, and parameters that are frozen."""
+        """What gradients do not change, [K, …] by name: buffers, parameters that are frozen, and what only the stack
+        has, such as the rates of dropout."""
+        self._dropout = DropoutDraws(models, range(len(models)) if seeds is None else seeds, self.flat.dtype)
+        own = self._dropout.put_into(self.template, self.flat.device)
+        for name, values in (settings or {}).items():
+            self.template.register_buffer(name, torch.zeros(()), persistent=False)
+            own[name] = torch.tensor(list(values), dtype=torch.float64).to(self.flat)
+        self._own = frozenset(own)
+        self.buffers |= own
         self.functions: dict[Hashable, Callable[..., Any]] = {}
         """Programs made for this number of learners; emptied whenever it changes."""
 
@@ -61,8 +81,13 @@ class StackedModel:
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
 
+    def draw(self, num_updates: Sequence[int]) -> None:
+        """Set what dropout drops in the next step, which comes after so many updates of each learner."""
+        self._dropout.draw(self.buffers, num_updates)
+
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with the learners `rows` only, in that order."""
+        self._dropout.keep(rows)
         index = torch.tensor(list(rows), device=self.flat.device)
         self.flat = self.flat.index_select(0, index)
         self.buffers = {name: values[index] for name, values in self.buffers.items()}
@@ -77,9 +102,9 @@ class StackedModel:
     @torch.no_grad()
     def read_from(self, k: int, model: nn.Module) -> None:
         """Give learner `k` the weights of `model`, a net of this architecture."""
-        own = {**self.parameters_of(self.flat), **self.buffers}
+        places = {**self.parameters_of(self.flat), **self.buffers}
         for name, tensor in self._row(k, model):
-            own[name][k].copy_(tensor)
+            places[name][k].copy_(tensor)
 
     def train(self) -> Self:
         """Training mode, for all learners."""
@@ -92,8 +117,8 @@ class StackedModel:
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """All weights, live."""
-        return {"flat": self.flat, "buffers": dict(self.buffers)}
+        """All weights, live, and whose dropout draws by which seed."""
+        return {"flat": self.flat, "buffers": dict(self.buffers), "seeds": self._dropout.seeds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, with as many learners as it has.
@@ -114,12 +139,13 @@ class StackedModel:
         self.flat.copy_(flat)
         for name, values in buffers.items():
             self.buffers[name].copy_(values)
+        self._dropout.seeds = state["seeds"].cpu().clone()
 
     def _row(self, k: int, model: nn.Module) -> list[tuple[str, Tensor]]:
         """The tensors of `model` by name, after a look at whether they fit."""
         found = _tensors(model)
         expected = {name: tuple(shape) for name, shape in self.shapes.items()}
-        expected |= {name: tuple(values.shape[1:]) for name, values in self.buffers.items()}
+        expected |= {name: tuple(values.shape[1:]) for name, values in self.buffers.items() if name not in self._own}
         if {name: tuple(tensor.shape) for name, tensor in found.items()} != expected:
             raise ConfigError(f"the net given for learner {k} is not of the stack's architecture")
         return list(found.items())
@@ -159,12 +185,15 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """All that must be equal for two nets to run as one: modules, their attributes and modes, and forms of tensors."""
+    """All that must be equal for two nets to run as one: modules, their attributes and modes, and forms of tensors.
+
+    The rate of `nn.Dropout` is no part of it: each learner of a stack has its own.
+    """
     found: dict[str, Any] = {}
     for path, module in model.named_modules():
         found[f"module '{path}'"] = type(module)
         for name, value in vars(module).items():
-            if not name.startswith("_"):
+            if not name.startswith("_") and not (type(module) is nn.Dropout and name == "p"):
                 found[f"'{name}' of module '{path}'"] = value
     for name, tensor in _tensors(model).items():
         found[f"tensor '{name}'"] = (tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad)

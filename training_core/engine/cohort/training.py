@@ -12,6 +12,7 @@ from training_core.engine.alone import Trained, build_objectives, class_weights,
 from training_core.engine.cohort.choice import FormChoice, choose_form
 from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.row_optimizers import why_no_row_optimizer
+from training_core.engine.cohort.smoothing import SMOOTHING, OwnSmoothing, loss_of_smoothed
 from training_core.engine.cohort.stacked import StackedModel, why_not_stackable
 from training_core.engine.cohort.stream import CohortStream, open_cohort_stream
 from training_core.engine.cohort.update import CohortUpdate
@@ -22,7 +23,7 @@ from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
 from training_core.engine.updates.schedules import training_schedule
 from training_core.engine.watching.profiling import Watch
 from training_core.objectives import Objective
-from training_core.seeding import torch_seeded
+from training_core.seeding import derive_seed, torch_seeded
 
 _log = logging.getLogger(__name__)
 
@@ -61,15 +62,16 @@ class Stack:
             watch: measures the training.
         """
         members, training = self._members, self._members[0].training
-        objective, judge = _objectives(members)
+        objective, judge, own = _objectives(members)
         schedules = [training_schedule(member.training, member.num_batches) for member in members]
-        stacked = StackedModel(self._nets)
+        stacked = StackedModel(self._nets, [derive_seed(member.request.seed, "dropout") for member in members], own)
         update = CohortUpdate(
             objective,
             [member.training.optimizer_config() for member in members],
             clip_norm=[member.training.clip_norm for member in members],
             clip_value=training.clip_value,
             schedules=schedules,
+            average_decays=[member.training.ema_decay for member in members],
             form=self._form,
             precision=training.precision,
         )
@@ -106,10 +108,9 @@ class Stack:
             outcomes.append(Trained(member.finish(device), history, trained_as))
         return outcomes
 
-    def _tell(self, learner: int, epoch: int, metrics: dict[str, float]) -> None:
+    def _tell(self, learner: int, epoch: int, metrics: dict[str, float]) -> str | None:
         listener = self._members[learner].request.on_epoch
-        if listener is not None:
-            listener(epoch, metrics)
+        return None if listener is None else listener(epoch, metrics)
 
 
 def open_stack(members: Sequence[PreparedLearner], device: str = "cpu") -> Stack | str:
@@ -143,10 +144,18 @@ def open_stack(members: Sequence[PreparedLearner], device: str = "cpu") -> Stack
     return Stack(members, nets, stream, judged, choice.form, choice.reason)
 
 
-def _objectives(members: Sequence[PreparedLearner]) -> tuple[Objective, Objective]:
-    """What all are trained towards and judged by; what classes count is each learner's own, and weighs its rows."""
-    first = members[0]
-    return build_objectives(first.preprocessor.spec.task, first.training, None, first.denoising is not None)
+def _objectives(members: Sequence[PreparedLearner]) -> tuple[Objective, Objective, dict[str, list[float]]]:
+    """What all are trained towards and judged by, and the settings of each learner that the first of them reads.
+
+    What classes count is each learner's own, too, and weighs its rows.
+    """
+    first, task = members[0], members[0].preprocessor.spec.task
+    smoothing = [member.training.label_smoothing for member in members]
+    if len(set(smoothing)) == 1:
+        return *build_objectives(task, first.training, None, first.denoising is not None), {}
+    loss = loss_of_smoothed(task, first.training.loss)
+    objective, judge = build_objectives(task, first.training, None, first.denoising is not None, loss)
+    return OwnSmoothing(objective, task), judge, {SMOOTHING: smoothing}
 
 
 def _open_streams(members: Sequence[PreparedLearner], device: str) -> tuple[CohortStream, CohortStream | None] | str:
@@ -184,6 +193,7 @@ def _row_weights(member: PreparedLearner, target: np.ndarray | None) -> np.ndarr
 def _choose(members: Sequence[PreparedLearner], nets: Sequence[nn.Module], stream: CohortStream) -> FormChoice:
     """How the settings, or a measurement on the first batch, say that the members train."""
     training = members[0].training
+    first = build_objectives(members[0].preprocessor.spec.task, training, None, members[0].denoising is not None)
     if any(member.training.stacking == "always" for member in members):
         return FormChoice("stacked", {}, "as `training.stacking` says")
     start = stream.state_dict()
@@ -192,7 +202,7 @@ def _choose(members: Sequence[PreparedLearner], nets: Sequence[nn.Module], strea
     return choose_form(
         nets,
         batch,
-        _objectives(members)[0],
+        first[0],  # one that reads the settings of a stack takes as long
         [member.training.optimizer_config() for member in members],
         clip_norm=training.clip_norm,
         clip_value=training.clip_value,

@@ -1,7 +1,8 @@
 """The update of a cohort: one step of every learner of a stack, on its own rows and with its own settings."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
     loss or gradient is not finite: `diverged` says who; nothing is raised, because the others go on. On the CPU a step
     asks once whether all learners move; on a GPU nobody is waited for, and masks decide.
 
-    Dropout draws from torch's global generator, masks that differ between learners. The objective's plain settings may
-    change between epochs, not within one.
+    What `nn.Dropout` drops, each learner draws by itself (see `cohort.dropout`); whatever else is random draws from
+    torch's global generator, for all learners at once. The objective's plain settings may change between epochs, not
+    within one.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         clip_norm: float | Sequence[float] = 1.0,
         clip_value: float = 0.0,
         schedules: Sequence[LrSchedule] | None = None,
+        average_decays: Sequence[float] | None = None,
         form: Form = "stacked",
         precision: Precision = "float32",
     ) -> None:
@@ -53,6 +56,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
             clip_norm: largest norm of a learner's gradient, of all learners or of each; 0 leaves it alone.
             clip_value: largest magnitude of a single gradient, after that; 0 leaves them alone.
             schedules: of each learner's learning rate, by its own number of updates.
+            average_decays: of the average of each learner's weights (see `averaging.WeightAverage`); 0: it has none.
             form: how the step is run.
             precision: of the forward and backward pass.
 
@@ -69,6 +73,8 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         self._clips = [clip if clip > 0 else float("inf") for clip in clips]
         self._clip_value = clip_value
         self._schedules = None if schedules is None else list(schedules)
+        self._decays = None if average_decays is None or not any(average_decays) else list(average_decays)
+        self._average: Tensor | None = None
         self._form: Form = form
         self._precision: Precision = precision
         self.learners: list[int] = list(range(len(self._configs)))
@@ -98,7 +104,12 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         Raises:
             ConfigError: there is not one optimiser (or limit, or schedule) per learner, or it has no form for rows.
         """
-        own = {"optimisers": self._configs, "limits of the norm": self._clips, "schedules": self._schedules}
+        own = {
+            "optimisers": self._configs,
+            "limits of the norm": self._clips,
+            "schedules": self._schedules,
+            "decays of averages": self._decays,
+        }
         for what, given in own.items():
             if given is not None and len(given) != model.num_learners:
                 raise ConfigError(f"{len(given)} {what} were given for {model.num_learners} learners; give one each")
@@ -107,6 +118,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
             raise ConfigError(f"the form 'graphed' needs a CUDA device, the stack lies on {device}; use 'stacked'")
         self._optimizer = build_row_optimizer(self._configs, model.flat, model.num_decayed)
         self._clip_column = torch.tensor(self._clips, dtype=model.flat.dtype, device=device).view(-1, 1)
+        self._average = None if self._decays is None else model.flat.detach().clone()
         self._frozen = torch.zeros(model.num_learners, dtype=torch.bool)
         self._present = torch.ones(model.num_learners, dtype=torch.bool)
         self._present_there = self._present.to(device)
@@ -127,10 +139,22 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
             self._present = present
             self._look()
             self._present_there.copy_(present)
+        model.draw(self.num_updates)
         found = program(batch) if isinstance(program, CapturedStep) else self._advance(model, program(model, batch))
         self._weight = found.pop(_WEIGHT)
+        self._take_in(model)
         self.num_updates = [count + moves for count, moves in zip(self.num_updates, present.tolist(), strict=True)]
         return found
+
+    @contextmanager
+    def averaged(self, model: StackedModel) -> Iterator[None]:
+        """Within the block learners that average their weights have the average, those that do not have their own."""
+        live = model.flat
+        model.flat = live if self._average is None else self._average
+        try:
+            yield
+        finally:
+            model.flat = live
 
     def num_rows(self, batch: CohortBatch) -> Tensor:
         """What each learner's rows in the last step's batch weigh, [K]: their number when none has a weight."""
@@ -157,6 +181,9 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         self._clips = [self._clips[row] for row in rows]
         if self._schedules is not None:
             self._schedules = [self._schedules[row] for row in rows]
+        if self._decays is not None and self._average is not None:
+            self._decays = [self._decays[row] for row in rows]
+            self._average = self._average[rows]
         self._optimizer.keep(rows)
         self._clip_column, self._present_there, self.diverged, self._frozen, self._present = (
             values[rows]
@@ -173,6 +200,7 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
             "num_updates": list(self.num_updates),
             "frozen": self._frozen,
             "diverged": self.diverged,
+            "average": self._average,
             "schedules": None if self._schedules is None else [schedule.state_dict() for schedule in self._schedules],
         }
 
@@ -184,6 +212,8 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         self.num_updates = list(state["num_updates"])
         self._frozen.copy_(state["frozen"])
         self.diverged.copy_(state["diverged"])
+        if self._average is not None:
+            self._average.copy_(state["average"])
         self._look()
         for schedule, kept in zip(self._schedules or (), state["schedules"] or (), strict=True):
             schedule.load_state_dict(kept)
@@ -240,6 +270,15 @@ class CohortUpdate(Update[StackedModel, CohortBatch]):
         rows = moving.nonzero().view(-1)
         if len(rows):
             self._optimizer.step_rows(model.flat, gradients, rows)
+
+    def _take_in(self, model: StackedModel) -> None:
+        """Take the weights of those that moved into the average; without a decay it is the weights themselves."""
+        if self._decays is None or self._average is None:
+            return
+        counts = zip(self._decays, self.num_updates, self._present.tolist(), strict=True)
+        shares = [1 - min(decay, (1 + n) / (10 + n)) if moved else 0.0 for decay, n, moved in counts]
+        column = torch.tensor(shares, dtype=model.flat.dtype).view(-1, 1).to(model.flat.device, non_blocking=True)
+        self._average.lerp_(model.flat, column)
 
     def _look(self) -> None:
         """Note whether all learners move, as far as the CPU knows."""

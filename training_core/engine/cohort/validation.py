@@ -12,13 +12,15 @@ from training_core.engine.cohort.evaluate import cohort_losses
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.cohort.stream import CohortStream
 from training_core.engine.cohort.update import CohortUpdate
+from training_core.engine.hooks import with_best_loss
 from training_core.engine.loop import History, Hook, TrainingState, divergence
 from training_core.engine.updates.schedules import LrSchedule
 from training_core.errors import DivergenceError
 from training_core.objectives import Objective
 
-OnLearnerEpoch = Callable[[int, int, dict[str, float]], None]
-"""Told, after each of its epochs, a learner's number in the cohort, the epoch from 1, and its metrics."""
+OnLearnerEpoch = Callable[[int, int, dict[str, float]], str | None]
+"""Told, after each of its epochs, a learner's number in the cohort, and what `hooks.OnEpoch` is told of one learner;
+may stop that one likewise."""
 
 WORTH_REMAKING = 2e10
 """Multiply-adds that take about as long as making the programs of a smaller stack: two seconds on a CPU core."""
@@ -75,7 +77,7 @@ class CohortValidation(Hook):
             names: of the learners, for messages.
             patience: of each learner, in epochs.
             schedules: of the learners' learning rates, told of each one's validation loss, or else training loss.
-            on_epoch: told of each epoch of each learner.
+            on_epoch: told of each epoch of each learner, and asked whether it goes on.
         """
         self._objective = objective
         self._stream = stream
@@ -100,7 +102,8 @@ class CohortValidation(Hook):
         """Judge every learner that still trains, and freeze those that end."""
         found = {f"training/{name}": value for name, value in state.values.items()}
         if self._stream is not None:
-            losses = cohort_losses(model, self._objective, self._stream)
+            with self._update.averaged(model):
+                losses = cohort_losses(model, self._objective, self._stream)
             found |= {f"validation/{name}": value.cpu() for name, value in losses.items()}
         diverged = self._update.diverged.tolist()
         improved: list[int] = []
@@ -118,10 +121,11 @@ class CohortValidation(Hook):
             record.epochs.append(metrics)
             if self._schedules:
                 self._schedules[learner].observe(metrics.get("validation/loss", metrics["training/loss"]))
+            if self._on_epoch is not None:
+                asked = self._on_epoch(learner, state.epoch, with_best_loss(record.epochs))
+                record.stop_reason = record.stop_reason or asked or ""
             if record.stop_reason:
                 ended.append(row)
-            if self._on_epoch is not None:
-                self._on_epoch(learner, state.epoch, dict(metrics))
         self._keep_weights(model, improved)
         if ended:
             self._update.freeze(ended)
@@ -206,7 +210,7 @@ class CohortValidation(Hook):
             return
         here = torch.tensor(rows, device=self._kept.device)
         there = torch.tensor([self._learners[row] for row in rows], device=self._kept.device)
-        with torch.no_grad():
+        with torch.no_grad(), self._update.averaged(model):
             self._kept[there] = model.flat.detach()[here]
             for name, buffer in self._kept_buffers.items():
                 buffer[there] = model.buffers[name][here]

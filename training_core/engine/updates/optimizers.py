@@ -1,16 +1,21 @@
 """The optimisers by name, with the settings that matter and the fastest implementation there is."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from training_core.config import Config
 from training_core.errors import ConfigError
-from training_core.quantities import NonNegativeFloat, PositiveFloat, Rate
+from training_core.quantities import NonNegativeFloat, PositiveFloat, Rate, SearchChoices, SearchRange
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
 OptimizerKind = Literal["adamw", "adam", "sgd", "radam", "lion", "sophia"]
+
+SearchedOptimizer = Annotated[OptimizerKind, SearchChoices("adamw", "adam", "sgd", "radam")]
+"""Those that need no extra are worth trying."""
+LearningRate = Annotated[PositiveFloat, SearchRange(1e-4, 1e-2, log=True)]
+WeightDecay = Annotated[NonNegativeFloat, SearchRange(1e-6, 1e-1, log=True)]
 
 CURVATURE_PERIOD = 10
 """Updates between two estimates of the curvature (Liu et al. 2023, arXiv:2305.14342, section 3.1: k = 10)."""
@@ -19,14 +24,14 @@ CURVATURE_PERIOD = 10
 class OptimizerConfig(Config):
     """How gradients become steps."""
 
-    kind: OptimizerKind = "adamw"
+    kind: SearchedOptimizer = "adamw"
     """adamw (Loshchilov & Hutter 2019, arXiv:1711.05101), adam (weight decay as an L2 term), sgd (Nesterov momentum),
     radam (Liu et al. 2020, arXiv:1908.03265; decoupled decay), lion (Chen et al. 2023, arXiv:2302.06675; a third to a
     tenth of adamw's learning rate) or sophia (Liu et al. 2023, arXiv:2305.14342, with Hutchinson's estimate). The last
     two come with `pip install polychoir[optimizers]`."""
-    lr: PositiveFloat = 1e-3
+    lr: LearningRate = 1e-3
     """Learning rate."""
-    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay: WeightDecay = 1e-4
     """Pull of weights towards zero per unit of learning rate. Norms and biases, any parameter of one dimension,
     are left out."""
     momentum: Rate = 0.9

@@ -7,7 +7,8 @@ import numpy as np
 from training_core.data.splitting.bags import Bag
 from training_core.data.splitting.row_draws import in_bag_rows
 from training_core.data.storage.store import Dataset
-from training_core.engine.prepare import LearnerRequest, OnEpoch
+from training_core.engine.hooks import OnEpoch
+from training_core.engine.prepare import LearnerRequest
 from training_core.recipes.multimodal.config import MultimodalConfig
 from training_core.seeding import derive_seed
 

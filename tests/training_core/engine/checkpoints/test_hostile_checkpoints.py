@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from training_core.engine.checkpoints.files import read_state
 from training_core.engine.checkpoints.manager import CheckpointManager
-from training_core.errors import StorageError
+from training_core.errors import ConfigError, StorageError
 
 
 class Bomb:
@@ -127,3 +128,18 @@ def test_no_flipped_byte_gets_through(tmp_path: Path, seed: int) -> None:
         (folder / "state.pt").write_bytes(torn)
         with pytest.raises(StorageError, match=r"'state\.pt' is changed"):
             manager.load_checkpoint(folder)
+
+
+def test_a_checkpoint_of_another_net_is_refused_with_what_differs(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path / "checkpoints")
+    net = nn.Linear(3, 2)
+    manager.save_checkpoint({"model": net, "optimizer": torch.optim.Adam(net.parameters())}, 1, {})
+    wide = nn.Linear(4, 2)
+    with pytest.raises(
+        ConfigError, match=r"part 'model' does not fit the Linear .*weight is \[2, 3\] there and \[2, 4\]"
+    ):
+        manager.load_checkpoint(model=wide)
+    with pytest.raises(ConfigError, match=r"part 'model' does not fit the Sequential .*Missing key"):
+        manager.load_checkpoint(model=nn.Sequential(wide))
+    with pytest.raises(ConfigError, match=r"part 'optimizer' does not fit the Adam .*group"):
+        manager.load_checkpoint(optimizer=torch.optim.Adam([wide.weight]))

@@ -223,31 +223,58 @@ def test_a_schedule_follows_the_learner_s_own_updates() -> None:
 class Watched(nn.Module):
     """Reports what it lets through, so that dropout masks can be looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: float = 0.5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(64))
-        self.dropout = nn.Dropout(0.5)
+        self.weight = nn.Parameter(torch.ones(4, 65))
+        self.dropout = nn.Dropout(rate)
 
     def forward(self, inputs: Any, available: Tensor) -> Tensor:
         return self.dropout(inputs["x"] * self.weight)
 
 
-def test_dropout_masks_differ_between_learners_and_steps() -> None:
+def what_passes(rates: Sequence[float], seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """What dropout multiplies each of 4 x 65 ones by, [step, learner, 260]."""
+
     def sum_of_outputs(model: nn.Module, batch: Batch) -> Loss:
         return Loss(model(batch.inputs, batch.available).sum(), {})
 
-    model = StackedModel([Watched(), Watched()])
-    x = torch.ones(2, 4, 64)
-    batch = join([Batch({"x": x[k]}, torch.ones(4, 1, dtype=torch.bool), torch.zeros(4)) for k in range(2)])
+    model = StackedModel([Watched(rate) for rate in rates], seeds)
+    rows = Batch({"x": torch.ones(4, 65)}, torch.ones(4, 1, dtype=torch.bool), torch.zeros(4))
+    batch = join([rows for _ in rates])
     program = StackedProgram(model, sum_of_outputs, batch, gradients=True)
-    torch.manual_seed(0)
-    found = [program(model, batch).gradients for _ in range(2)]
-    masks = torch.stack([gradient.clone() for gradient in found if gradient is not None])
-    torch.manual_seed(0)
-    again = program(model, batch).gradients
-    assert again is not None
+    found: list[Tensor] = []
+    for step in steps:
+        model.draw([step] * len(rates))
+        gradients = program(model, batch).gradients
+        assert gradients is not None
+        found.append(gradients.clone())
+    return torch.stack(found)
+
+
+def test_dropout_masks_differ_between_learners_and_steps_and_come_back() -> None:
+    masks = what_passes([0.5, 0.5], [3, 4], [0, 1, 0])
     assert not torch.equal(masks[0, 0], masks[0, 1])
-    assert set(again.unique().tolist()) <= {0.0, 2.0, 4.0, 6.0, 8.0}  # kept values are doubled, of four rows each
+    assert not torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2]), "a draw depends on nothing but seed, step and place"
+    assert torch.equal(what_passes([0.5], [4], [1])[:, 0], masks[1:2, 1]), "nor on who trains beside it"
+    assert set(masks.unique().tolist()) == {0.0, 2.0}  # kept values are doubled
+
+
+def test_as_much_is_dropped_as_was_asked_for_and_every_draw_is_a_new_one() -> None:
+    rates = [0.0, 0.1, 0.5, 0.9]
+    dropped = (what_passes(rates, range(4), range(400)) == 0).double()  # [step, learner, place]
+    shares = dropped.mean(dim=(0, 2))
+    assert shares[0] == 0, "at rate 0 nothing is"
+    number = dropped[:, 0].numel()
+    for k, rate in enumerate(rates[1:], start=1):
+        deviation = (rate * (1 - rate) / number) ** 0.5
+        assert abs(float(shares[k]) - rate) < 4 * deviation
+        own = dropped[:, k] - rate
+        for one, other in ((own[1:], own[:-1]), (own[:, 1:], own[:, :-1]), (own[:, 65:], own[:, :-65])):
+            correlation = float((one * other).mean()) / (rate * (1 - rate))
+            assert abs(correlation) * number**0.5 < 4, "from step to step, place to place, row to row"
+        across = float((own * (dropped[:, k - 1] - rates[k - 1])).mean()) / (rate * (1 - rate))
+        assert abs(across) * number**0.5 < 4, "between learners"
 
 
 def test_making_a_program_draws_no_random_number() -> None:

@@ -156,7 +156,7 @@ class Counting(SmallNet):
     ("nets", "reason"),
     [
         ([SmallNet(0)], "one learner only"),
-        ([SmallNet(0), SmallNet(1, dropout=0.5)], "differs from net 0"),
+        ([SmallNet(0, extra=[nn.ELU(1.0)]), SmallNet(1, extra=[nn.ELU(0.5)])], "differs from net 0"),
         ([SmallNet(seed, extra=[nn.BatchNorm1d(12)]) for seed in range(2)], "running statistics"),
         ([Undecided(0), Undecided(1)], "a stack does not work: .*data-dependent control flow"),
         ([Counting(0), Counting(1)], "training changes the buffer 'seen'"),

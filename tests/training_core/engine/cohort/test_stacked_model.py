@@ -97,7 +97,7 @@ def mode(net: nn.Module) -> nn.Module:
     ("others", "reason"),
     [
         ([SmallNet(0, extra=[nn.Linear(12, 12)])], "differs from net 0"),
-        ([SmallNet(0, dropout=0.5)], "'p' of module 'layers.3' is 0.5 instead of 0.0"),
+        ([SmallNet(0, extra=[nn.ELU()])], "differs from net 0"),
         ([mode(SmallNet(0))], "'training' of module '' is False instead of True"),
         ([SmallNet(0).double()], "float64"),
         ([SmallNet(1), nn.Sequential(nn.Linear(2, 2))], "net 2 differs"),
@@ -108,6 +108,20 @@ def test_unlike_nets_are_told_apart(others: list[nn.Module], reason: str) -> Non
     assert found is not None and reason in found
     with pytest.raises(ConfigError, match="cannot be stacked"):
         StackedModel([SmallNet(0), *others])
+
+
+def test_plain_attributes_tell_nets_apart_and_rates_of_dropout_do_not() -> None:
+    nets = [SmallNet(seed, dropout=0.5 * seed, extra=[nn.ELU(1.0)]) for seed in range(2)]
+    assert why_not_stackable(nets) is None
+    found = why_not_stackable([nets[0], SmallNet(1, extra=[nn.ELU(0.5)])])
+    assert found == "net 1 differs from net 0: 'alpha' of module 'layers.4' is 0.5 instead of 1.0"
+
+
+def test_the_weights_of_a_net_with_dropout_come_back_from_a_stack() -> None:
+    stack, net = StackedModel([SmallNet(0, dropout=0.3), SmallNet(1)], settings={"share": [0.1, 0.2]}), SmallNet(7, 0.3)
+    stack.write_to(1, net)
+    assert torch.equal(weights(net), weights(SmallNet(1)))
+    assert stack.template.get_buffer("share").ndim == 0 and stack.buffers["share"].tolist() == pytest.approx([0.1, 0.2])
 
 
 @pytest.mark.parametrize(
