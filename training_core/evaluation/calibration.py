@@ -55,6 +55,25 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, num_
     return float(np.sum(bins.num_rows / np.sum(bins.num_rows) * gap))
 
 
+def expected_error_if_calibrated(confidence: np.ndarray, num_bins: int = 15) -> float:
+    """The `expected_calibration_error` to be expected of these confidences [N] if every one of them were true.
+
+    It is not 0: of n rows sure to .8 never exactly .8 n are right, and the gaps of the bins, taken without their sign,
+    do not cancel (Roelofs et al. 2022, arXiv:2012.08668, §4). With 15 bins of 40 rows each at .8 it is .05. Only what
+    exceeds this is miscalibration. The mean gap of a bin of n rows at mean confidence p is that of a binomial,
+    E|X/n - p| = 2 v C(n, v) p^v (1 - p)^(n - v + 1) / n with v = floor(n p) + 1 (De Moivre 1730; Diaconis and Zabell
+    1991, Statistical Science 6(3), §1).
+    """
+    from scipy.special import gammaln
+
+    bins = reliability(confidence, np.zeros(len(confidence)), num_bins)
+    n, p = bins.num_rows.astype(np.float64), np.clip(bins.confidence, 1e-12, 1.0 - 1e-12)
+    v = np.minimum(np.floor(n * p) + 1.0, n)
+    ways = gammaln(n + 1) - gammaln(v + 1) - gammaln(n - v + 1)
+    gap = 2.0 * v * np.exp(ways + v * np.log(p) + (n - v + 1.0) * np.log1p(-p)) / n
+    return float(np.sum(n / n.sum() * gap))
+
+
 def confidence(task: TaskSpec, prediction: np.ndarray, explained: float | np.ndarray = 0.0) -> np.ndarray:
     """How sure each prediction is, [N] in [0, 1].
 

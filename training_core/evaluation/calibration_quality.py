@@ -6,7 +6,13 @@ from typing import Literal
 import numpy as np
 
 from training_core.config import Config
-from training_core.evaluation.calibration import confidence, correctness, expected_calibration_error, reliability
+from training_core.evaluation.calibration import (
+    confidence,
+    correctness,
+    expected_calibration_error,
+    expected_error_if_calibrated,
+    reliability,
+)
 from training_core.evaluation.metrics import loss
 from training_core.evaluation.predictions import Predictions
 from training_core.schema import TaskSpec
@@ -51,6 +57,8 @@ class CalibrationQuality(Config):
     mean_confidence: float
     ece: float | None
     """Expected calibration error, bins of equal mass."""
+    ece_if_calibrated: float | None = None
+    """What it would be if every confidence were true: on so many rows it is not 0."""
     ece_width: float | None
     """The same with bins of equal width: what most papers print."""
     classwise_ece: float | None
@@ -109,6 +117,7 @@ def calibration_quality(
         accuracy=float(right.mean()),
         mean_confidence=mean_confidence,
         ece=expected_calibration_error(sure, right, NUM_BINS),
+        ece_if_calibrated=expected_error_if_calibrated(sure, NUM_BINS),
         ece_width=equal_width_error(sure, right),
         classwise_ece=float(by_class.mean()),
         worst_class_ece=float(by_class.max()),

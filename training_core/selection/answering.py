@@ -11,9 +11,22 @@ from training_core.schema import TaskSpec
 from training_core.selection.combination import CombinationConfig, PatternWeights
 from training_core.selection.conformal import fit_conformal
 from training_core.selection.evidence import Evidence
-from training_core.selection.pooling import Pool, TemperatureLine, concentration_of, expected_square, pool
+from training_core.selection.pooling import (
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    Pool,
+    TemperatureLine,
+    concentration_of,
+    expected_square,
+    pool,
+)
 from training_core.selection.spread import disagreement, fit_spread
-from training_core.selection.stacking import apply_stacker, fit_stacker
+from training_core.selection.stacking import apply_stacker, fit_stacker, stretch_beside
+
+_WORTH_TRYING = np.log(1.1)
+"""Temperatures less apart than by a tenth make no difference that could be seen."""
+_MOST_STRETCHES = 4
+"""Each is found beside a correction held back by the preference for the pool, so a few are needed."""
 
 
 def temperature_line(learned: PatternWeights) -> TemperatureLine:
@@ -94,15 +107,48 @@ def with_promise(
     enough = len(target) >= config.min_calibration_rows
     values = calibrated_values(task, learned, mixed, predictions, weights, names)
     if config.stacking and enough:
-        stacker = fit_stacker(task, target, values, predictions, weights, names, config.evenness, seed)
-        if stacker is not None:
-            learned = learned.model_copy(update={"stacker": stacker})
-            values = apply_stacker(task, stacker, values, predictions, weights, names)
+        learned = _with_stacker(task, learned, target, mixed, predictions, weights, names, config, seed)
+        values = calibrated_values(task, learned, mixed, predictions, weights, names)
     std = None
     if task.kind == "regression":
         learned, std = _with_errors(learned, target, values, predictions, weights, mixed, config, enough, seed)
     rule = fit_conformal(task, target, values, config.coverage, config.set_method, std)
     return learned.model_copy(update={"conformal": rule})
+
+
+def _with_stacker(
+    task: TaskSpec,
+    learned: PatternWeights,
+    target: np.ndarray,
+    mixed: Pool,
+    predictions: np.ndarray,
+    weights: np.ndarray,
+    names: tuple[str, ...],
+    config: CombinationConfig,
+    seed: int,
+) -> PatternWeights:
+    """`learned` with the stacker that wins most on rows held out, if one does.
+
+    Tried are one beside the temperature as it is, and one beside the temperature that suits a stacker best.
+    """
+    plain = values = calibrated_values(task, learned, mixed, predictions, weights, names)
+    stacker = fit_stacker(task, target, plain, predictions, weights, names, config.evenness, seed)
+    best = learned if stacker is None else learned.model_copy(update={"stacker": stacker})
+    temperature = learned.temperature
+    for _ in range(_MOST_STRETCHES):
+        factor = stretch_beside(task, target, values, predictions, weights, config.evenness)
+        further = float(np.clip(temperature / max(factor, 1e-9), LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+        if abs(np.log(further / temperature)) < _WORTH_TRYING:
+            break
+        temperature = further
+        other = learned.model_copy(update={"temperature": temperature})
+        values = calibrated_values(task, other, mixed, predictions, weights, names)
+    if temperature == learned.temperature:
+        return best
+    beside = fit_stacker(task, target, values, predictions, weights, names, config.evenness, seed, rival=plain)
+    if beside is None or (stacker is not None and beside.gain <= stacker.gain):
+        return best
+    return learned.model_copy(update={"temperature": temperature, "stacker": beside})
 
 
 def _with_errors(

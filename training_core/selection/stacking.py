@@ -32,6 +32,8 @@ _BEYOND_NOISE = 2.0
 _FEWEST_ROWS = 100
 """With fewer rows stacking is not tried."""
 _MAX_STEPS = 200
+_LEAST_LEFT = 0.05
+"""Of the pool, beside the learners' own scores, for its factor to be told."""
 
 
 class Stacker(Config):
@@ -66,6 +68,7 @@ def fit_stacker(
     names: tuple[str, ...],
     strength: float,
     seed: int,
+    rival: np.ndarray | None = None,
 ) -> Stacker | None:
     """The stacker fitted on all rows if, fitted on four fifths, it beats the pool on the last fifth; else None.
 
@@ -81,6 +84,7 @@ def fit_stacker(
         names: of the L learners.
         strength: rows of evidence that the preference for the pool is worth.
         seed: of the draw of the fifths.
+        rival: [N, C], the answers it has to beat; `pooled` when None.
     """
     if len(target) < _FEWEST_ROWS or np.count_nonzero(weights) < 1:
         return None
@@ -92,12 +96,13 @@ def fit_stacker(
     )
     whole = _Problem(whole.offset, whole.steps[weights > 0], whole.target)
     fold = generator(seed, "stacking").permutation(len(target)) % _NUM_FOLDS
+    beaten = whole.offset if rival is None else _scores(task, rival) / scale
     gains = np.empty(len(target))
     for index in range(_NUM_FOLDS):
         held = np.flatnonzero(fold == index)
         found = _fit(task, whole.take(np.flatnonzero(fold != index)), strength)
         part = whole.take(held)
-        before = loss(task, part.target, _answers(task, part.offset))
+        before = loss(task, part.target, _answers(task, beaten[held]))
         gains[held] = before - loss(task, part.target, _answers(task, _corrected(part, found)))
     if gains.mean() <= _BEYOND_NOISE * gains.std() / np.sqrt(len(gains)):
         return None
@@ -108,6 +113,42 @@ def fit_stacker(
         bias=tuple(float(b) for b in found[len(used) :] * scale),
         gain=float(gains.mean()),
     )
+
+
+def stretch_beside(
+    task: TaskSpec,
+    target: np.ndarray,
+    pooled: np.ndarray,
+    predictions: np.ndarray,
+    weights: np.ndarray,
+    strength: float,
+) -> float:
+    """By what the log-probabilities of the pool have to be multiplied to suit a correction best.
+
+    A temperature is the best there is without a correction, and need not be with one: where half of the rows get the
+    same answer, a little off the mark, and the others too faint a one, it leaves both as they are; and the mean of
+    learners that know different things wants to be sharpened more than the correction towards their product does.
+
+    With a factor 1 + s of its own, found together with k and b, the corrected scores are
+    (1 + s - K) z + Σ_l ŵ_l k_l z_l + b, where K = Σ_l ŵ_l k_l; with a pool multiplied by f they are (1 - K) f z + …, so
+    f = (1 + s - K) / (1 - K).
+
+    1 for regression, and for a pool that says the same of every class. The arguments are those of `fit_stacker`.
+    """
+    if task.kind == "regression" or not len(target):
+        return 1.0
+    scores = _scores(task, pooled)
+    steep = scores - scores.mean(axis=1, keepdims=True) if task.kind == "classification" else scores
+    unit = float(np.sqrt(np.mean(steep**2)))
+    if unit < 1e-9:
+        return 1.0
+    used = weights > 0
+    steps = _steps(task, pooled, predictions, weights)[used]
+    found = _fit(task, _Problem(scores, np.concatenate([steps, steep[None] / unit]), target), strength)
+    scale = 1.0 + float(found[len(steps)]) / unit
+    share = speaks(predictions[used]) * weights[used, None]
+    pull = float(np.mean(found[: len(steps)] @ (share / share.sum(axis=0))))
+    return (scale - pull) / (1.0 - pull) if pull < min(scale, 1.0) - _LEAST_LEFT else scale
 
 
 def apply_stacker(

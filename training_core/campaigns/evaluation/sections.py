@@ -152,8 +152,8 @@ def calibration(report: EvaluationReport) -> list[str]:
             )
             for one in [told[0], *worst]
         ]
-        header = ("modalities", "error, equal mass", "equal width", "class-wise", "worst class", "log loss", "Brier",
-                  "accuracy", "confidence", "rows")  # fmt: skip
+        header = ("modalities", "error, equal mass", "if calibrated", "equal width", "class-wise", "worst class",
+                  "log loss", "Brier", "accuracy", "confidence", "rows")  # fmt: skip
         rows = [
             (
                 label(one),
@@ -307,8 +307,8 @@ def cost(report: EvaluationReport) -> list[str]:
     return parts
 
 
-_CALIBRATION = ("ece", "ece_width", "classwise_ece", "worst_class_ece", "log_loss", "brier", "accuracy",
-                "mean_confidence")  # fmt: skip
+_CALIBRATION = ("ece", "ece_if_calibrated", "ece_width", "classwise_ece", "worst_class_ece", "log_loss", "brier",
+                "accuracy", "mean_confidence")  # fmt: skip
 
 
 def p(value: float) -> str:
