@@ -14,10 +14,10 @@ demo: setup  ## The main job on real data: prepare, train, combine, judge, track
 	$(BIN)/polychoir demo --store $(STORE)
 
 test: setup  ## The tests that take minutes; slow ones run in .ci/run
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: setup  ## Every test, the slow ones too: most of an hour
-	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800
+	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800 --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: setup  ## Style, types, and the rules of the house
 	$(BIN)/ruff format --check .

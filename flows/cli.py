@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import data_commands, evaluation_commands
+from flows import data_commands, evaluation_commands, export_commands, tuning_commands
 from flows.console import (
     DEFAULT_STORE,
     AsJson,
+    PresetOption,
+    RunSource,
+    Seed,
     Sets,
     Store,
     Verbose,
+    check_dataset,
     errors_shown,
     print_json,
     screen,
@@ -37,16 +41,12 @@ app = typer.Typer(
     epilog="Start with [bold]polychoir demo[/]. Every command explains itself with --help.",
 )
 
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root of every random choice.", show_default="0")]
 Budget = Annotated[
     float | None,
     typer.Option("--budget", min=1.0, metavar="SECONDS", help="Be done within so many seconds; unlimited by default."),
 ]
 Profile = Annotated[
     bool, typer.Option("--profile", help="Also look at what the steps of each net spend their time on; prints where.")
-]
-PresetOption = Annotated[
-    str | None, typer.Option("--preset", help="quick, balanced or best.", show_default="balanced", metavar="NAME")
 ]
 
 
@@ -76,10 +76,7 @@ def demo(
     "--set bags.num_bags=30"
 )
 def train(
-    run: Annotated[
-        str,
-        typer.Argument(help="RUN.yaml, SOURCE.yaml, or a dataset (name or name@version).", metavar="RUN"),
-    ],
+    run: RunSource,
     store: Store = DEFAULT_STORE,
     preset: PresetOption = None,
     seed: Seed = None,
@@ -142,7 +139,9 @@ def predict(
 def main() -> None:
     """Entry point of the console script."""
     app.add_typer(data_commands.app)
+    app.add_typer(tuning_commands.app)
     app.add_typer(evaluation_commands.app)
+    app.add_typer(export_commands.app)
     app()
 
 
@@ -150,7 +149,7 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
     """Run the training flow and show it; `load` gives the run's configuration."""
     with errors_shown(as_json, verbose):
         config = load()
-        _check_dataset(config, store)
+        check_dataset(config.dataset, store)
         console = screen(stderr=as_json)
         with terminated_shown():
             summary = _run_flow(config, store.resolve(), console, verbose)
@@ -162,17 +161,6 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
         show_summary(console, summary)
         if config.profile:
             show_profile(console, summary)
-
-
-def _check_dataset(config: "RunConfig", store: Path) -> None:
-    """Find out at once, not after a server has started, that there is no such dataset or its source is malformed."""
-    from training_core.data.source import load_source
-    from training_core.data.storage.store import DatasetStore
-
-    if config.dataset.endswith((".yaml", ".yml")):
-        load_source(Path(config.dataset))
-    else:
-        DatasetStore(store / "datasets").open(config.dataset)
 
 
 def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool) -> "RunSummary":

@@ -23,6 +23,13 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=20. Repeatable."),
 ]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root of every random choice.", show_default="0")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="quick, balanced or best.", show_default="balanced", metavar="NAME")
+]
+RunSource = Annotated[
+    str, typer.Argument(help="RUN.yaml, SOURCE.yaml, or a dataset (name or name@version).", metavar="RUN")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show library logs, and tracebacks of errors.")]
 
 DEFAULT_STORE = Path(".polychoir")
@@ -66,6 +73,22 @@ def errors_shown(as_json: bool, verbose: bool) -> Iterator[None]:
     except Exception as error:
         traceback.print_exc()
         _fail(f"this is a bug in Polychoir: {type(error).__name__}: {error}", 1, as_json, verbose=False)
+
+
+def check_dataset(dataset: str, store: Path) -> None:
+    """Find out at once, not after a server has started, that there is no such dataset or its source is malformed.
+
+    Raises:
+        DataError: there is none of that name.
+        ConfigError: the SOURCE.yaml does not validate.
+    """
+    from training_core.data.source import load_source
+    from training_core.data.storage.store import DatasetStore
+
+    if dataset.endswith((".yaml", ".yml")):
+        load_source(Path(dataset))
+    else:
+        DatasetStore(store / "datasets").open(dataset)
 
 
 def print_json(value: Any) -> None:

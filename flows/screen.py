@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from flows.tuning_screen import trial_line
 from training_core.campaigns.bagging import Plan
 from training_core.campaigns.budget_use import BudgetUse
 from training_core.campaigns.summary import RunSummary
@@ -19,6 +20,7 @@ from training_core.jobs import Event
 from training_core.quantities import format_seconds
 
 MAX_LEADERBOARD_ROWS = 30
+_OF_A_TRIAL = "trial-"  # the names of jobs of a study that comes before; of a trial one line is enough
 
 
 class TrainingView:
@@ -64,6 +66,8 @@ class TrainingView:
 
     def __call__(self, event: Event) -> None:
         """Take in one event, from any thread."""
+        if str(event.get("job", "")).startswith(_OF_A_TRIAL):
+            return
         with self._lock:
             getattr(self, f"_on_{event['event']}", lambda _: None)(event)
 
@@ -71,13 +75,20 @@ class TrainingView:
         self._total.update(self._overall, description=event["text"])
         self._say(event["text"])
 
+    def _on_trial(self, event: Event) -> None:
+        self._total.update(self._overall, description="tuning", total=event["of"], completed=event["told"])
+        if event["state"] != "running":
+            self._say(trial_line(event))
+
     def _on_plan(self, event: Event) -> None:
         plan = Plan.model_validate(event["plan"])
         self._predicted = {job.name: job.predicted_seconds or 1.0 for job in plan.jobs}
         self._deadline = event.get("deadline") or float("inf")
         self._started = time.monotonic()
         text = f"training {len(self._predicted)} learners in {len(plan.cohorts)} groups"
-        self._total.update(self._overall, description="training learners", total=len(self._predicted))
+        self._total.update(
+            self._overall, description="training learners", total=len(self._predicted), completed=len(self._done)
+        )
         self._say(text)
 
     def _on_started(self, event: Event) -> None:
@@ -99,6 +110,9 @@ class TrainingView:
 
     def _on_skipped(self, event: Event) -> None:
         self._settle(event["job"], f"skipped: {event['why']}")
+
+    def _on_pruned(self, event: Event) -> None:
+        self._settle(event["job"], event["why"])
 
     def _on_usable(self, event: Event) -> None:
         self._say(f"  a first ensemble of {event['learners']} learners is usable: {event['ensemble']}")

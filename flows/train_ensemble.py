@@ -11,6 +11,7 @@ from tasks.evaluation import evaluate_ensemble, publish_report
 from tasks.selection import select_learners, survey_modalities
 from tasks.tracking import record_learners, recorded, register_ensemble
 from tasks.training import prepare_processes, train_cohorts
+from tasks.tuning import tune_first
 from training_core.campaigns.clock import RunClock
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import RunSummary
@@ -28,6 +29,7 @@ def train_ensemble(run: RunConfig, store: str = ".polychoir", started: float | N
     clock, place = RunClock.begin(run.budget.seconds, "flow", started), Path(store).resolve()
     prepare_processes(run)
     dataset = prepare_data(run.dataset, place)
+    run = tune_first(run, dataset, place, clock)
     utilities = survey_modalities(run, dataset, place, clock)
     bags = make_bags(run, dataset, utilities)
     plan = select_learners(run, dataset, bags)

@@ -54,7 +54,7 @@ def train_cohorts(plan: Plan, run: RunConfig, dataset: DatasetRef, store: Path, 
 
     def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
         future = train_cohort.submit(cohort, store, limits, run.profile)
-        future.add_done_callback(lambda ended: done(_outcome(ended)))
+        future.add_done_callback(lambda ended: done(cohort_outcome(ended)))
 
     if plan.cohorts:
         announce({"event": "plan", "plan": plan.model_dump(mode="json"), "deadline": clock.deadline})
@@ -71,7 +71,7 @@ def train_cohorts(plan: Plan, run: RunConfig, dataset: DatasetRef, store: Path, 
             raise
 
 
-def _outcome(ended: PrefectFuture[Any]) -> Outcome:
+def cohort_outcome(ended: PrefectFuture[Any]) -> Outcome:
     """What a group gave, or the error it ended with."""
     ended.wait()  # it is over; this makes its state known
     return ended.state.result(raise_on_failure=False)
@@ -91,5 +91,7 @@ def _tell_and_log() -> OnEvent:
             logger.warning("%s failed: %s", event["job"], event["error"])
         elif event["event"] == "skipped":
             logger.info("%s was skipped: %s", event["job"], event["why"])
+        elif event["event"] == "pruned":
+            logger.info("%s was %s", event["job"], event["why"])
 
     return on_event

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from training_core.campaigns.estimator import PolychoirClassifier, PolychoirRegressor
     from training_core.campaigns.fitted import FittedEnsemble
     from training_core.campaigns.library import fit_ensemble, load_ensemble, open_dataset
+    from training_core.campaigns.tuning.library import tune
     from training_core.data.ingestion.in_memory import create_dataset_from_arrays, create_dataset_from_huggingface
     from training_core.selection.ensemble import Ensemble
 
@@ -28,6 +29,7 @@ __all__ = [
     "fit_ensemble",
     "load_ensemble",
     "open_dataset",
+    "tune",
 ]
 
 _PLACES = {
@@ -42,6 +44,7 @@ _PLACES = {
     "create_dataset_from_huggingface": "training_core.data.ingestion.in_memory",
     "fit_ensemble": "training_core.campaigns.library",
     "open_dataset": "training_core.campaigns.library",
+    "tune": "training_core.campaigns.tuning.library",
 }
 
 

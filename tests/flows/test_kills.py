@@ -101,6 +101,7 @@ def victim_of(child: psutil.Process) -> str | None:
         return None
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_runs_at_once_share_a_store(source: Path, tmp_path: Path) -> None:
     both = [start(source, tmp_path, "--json"), start(source, tmp_path, "--json")]

@@ -29,7 +29,7 @@ def test_a_run_ends_in_a_usable_tracked_ensemble(first: dict[str, Any], store: P
     assert first["score"] >= 0.9
     counts = dict(first["learners"])
     assert counts.pop("kept") > 0
-    assert counts == {"planned": 6, "trained": 6, "reused": 0, "failed": 0, "skipped": 0}
+    assert counts == {"planned": 6, "trained": 6, "reused": 0, "failed": 0, "skipped": 0, "pruned": 0}
     assert len(first["patterns"]) == 7, "every pattern of three modalities"
     assert abs(sum(row["weight"] for row in first["leaderboard"]) - 1) < 1e-9
     report = Path(first["report"]).read_text()
@@ -47,6 +47,10 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(
     assert again["learners"]["reused"] == 6
     assert again["predictions_sha256"] == first["predictions_sha256"]
     assert again["model"] == first["model"], "the same ensemble is not registered twice"
+
+
+@pytest.mark.slow
+def test_a_run_with_nothing_to_train_says_so(first: dict[str, Any], store: Path, source: Path) -> None:
     shown = polychoir("train", source_run(source), *SMALL, "--store", store)
     assert "Nothing to train: all 6 learners were trained before" in shown.stdout
     assert "Warning" not in shown.stdout + shown.stderr
@@ -83,6 +87,7 @@ def test_prefect_remembers_every_task_run_after_the_process_is_gone(first: dict[
     assert flow_id
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_another_seed_gives_other_predictions(first: dict[str, Any], store: Path, source: Path) -> None:
     other = answer(polychoir("train", source_run(source), *SMALL, "--seed=4", "--store", store, "--json"))

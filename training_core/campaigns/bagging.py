@@ -213,13 +213,16 @@ def num_workers(run: RunConfig) -> int:
 
 
 def require_quorum(reports: Sequence[JobReport], run: RunConfig) -> None:
-    """Go on only with enough learners; those there was no time for are not counted.
+    """Go on only with enough learners; those there was no time for, or that were given up, are not counted.
 
     Raises:
         GateError: fewer than `budget.quorum` of the planned learners trained; the first reason is quoted.
     """
-    reports = [report for report in reports if report.status != "skipped"]
+    given_up = [report for report in reports if report.status == "pruned"]
+    reports = [report for report in reports if report.status not in ("skipped", "pruned")]
     failed = [report for report in reports if report.status == "failed"]
+    if not reports and given_up:
+        raise GateError(f"all learners were given up while they trained; the last: {given_up[-1].error}")
     if not reports:
         raise GateError(f"there was no time to train a single learner; raise `budget.seconds` ({run.budget.seconds})")
     if len(reports) - len(failed) < max(1, math.ceil(run.budget.quorum * len(reports))):

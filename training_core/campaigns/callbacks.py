@@ -169,7 +169,7 @@ class Narrator:
                 usable = Usable(ensemble=event["ensemble"], num_learners=event["learners"], seconds=event["seconds"])
                 for callback in self._callbacks:
                     callback.on_usable(usable)
-            elif kind in {"finished", "reused", "failed", "skipped"} and event["job"] not in self._done:
+            elif kind in {"finished", "reused", "failed", "skipped", "pruned"} and event["job"] not in self._done:
                 finished = self._finished(event)
                 for callback in self._callbacks:
                     callback.on_finished(finished)

@@ -66,7 +66,7 @@ class Dispatcher:
 
     def on_event(self, event: Event) -> None:
         """Take in what happens to a learner."""
-        if event["event"] in {"finished", "failed", "reused", "skipped"}:
+        if event["event"] in {"finished", "failed", "reused", "skipped", "pruned"}:
             self._messages.put((None, event))
 
     def train(self, launch: Launch, here: Here, tell: OnEvent = lambda event: None) -> TrainingOutcome:

@@ -1,8 +1,9 @@
 """The campaign as two function calls, for notebooks and scripts: no flow, no server, no tracker."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,33 +94,17 @@ def fit_ensemble(
     place = Path(store).resolve()
     limits = {"seconds": budget} if isinstance(budget, int | float) else budget
     given = {**settings, "budget": limits} if limits is not None else settings
-    run, begin = _run_of(data, given)
+    run = run_of(data, given)
     clock = RunClock.begin(run.budget.seconds, "library", began)
     if processes and clock.seconds is not None:
         warm_up(bagging.num_workers(run))
-    if begin is not None:
-        dataset = begin
-    elif isinstance(data, Mapping):
-        if target is None:
-            raise ConfigError("arrays need a `target`: fit_ensemble({…}, target=y)")
-        kind = task or _task_of(target)
-        rows = split if split is not None else {"test": 0.0}
-        made = create_dataset_from_arrays(
-            name,
-            data,
-            target,
-            task=kind,
-            store=place,
-            kinds=kinds,
-            groups=groups,
-            times=times,
-            split=rows,
-            **(source or {}),
-        )
-        run = run.model_copy(update={"dataset": made.ref})
-        dataset = _reference(made)
-    else:
-        dataset = bagging.resolve_dataset(run.dataset, place)
+    rows = {"kinds": kinds, "groups": groups, "times": times, "split": split, "source": source}
+    run, dataset = with_dataset(run, data, place, target=target, task=task, name=name, **rows)
+    if run.tune:
+        from training_core.campaigns.tuning.library import tuned
+        from training_core.campaigns.tuning.tuned_run import within_budget
+
+        run = tuned(within_budget(run, clock), dataset, place, on_event, processes)
     narrator = Narrator(callbacks, clock.deadline)
 
     def tell(event: Event) -> None:
@@ -160,18 +145,61 @@ def _began() -> float:
     return loading if now - loaded < _JUST_NOW else now
 
 
-def _run_of(data: Any, settings: Mapping[str, Any]) -> tuple[RunConfig, DatasetRef | None]:
-    """The settings of a call, and its dataset where that is at hand."""
+def run_of(data: Any, settings: Mapping[str, Any]) -> RunConfig:
+    """The settings of a call on anything `fit_ensemble` takes.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+    """
     if isinstance(data, RunConfig):
         if settings:
             names = ", ".join(settings)
             raise ConfigError(f"got a whole RunConfig and {names}; put them into it: RunConfig.load(…, {names}=…)")
-        return data, None
+        return data
     if isinstance(data, Dataset):
-        return RunConfig.load(dataset=data.ref, **settings), _reference(data)
-    if isinstance(data, Mapping):
-        return RunConfig.load(dataset="arrays", **settings), None
-    return RunConfig.load(dataset=str(data), **settings), None
+        return RunConfig.load(dataset=data.ref, **settings)
+    return RunConfig.load(dataset="arrays" if isinstance(data, Mapping) else str(data), **settings)
+
+
+def with_dataset(
+    run: RunConfig,
+    data: Any,
+    place: Path,
+    *,
+    target: Any = None,
+    task: TaskKind | None = None,
+    kinds: Mapping[str, ModalityKind] | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    times: Sequence[Any] | np.ndarray | None = None,
+    split: Sequence[str] | np.ndarray | Mapping[str, Any] | None = None,
+    name: str = "arrays",
+    source: Mapping[str, Any] | None = None,
+) -> tuple[RunConfig, DatasetRef]:
+    """The data of a call, made when it is arrays, and the run on it; the arguments are those of `fit_ensemble`.
+
+    Raises:
+        ConfigError: arrays come without a target.
+        DataError: there is no such dataset, or the arrays do not fit together.
+    """
+    if isinstance(data, Dataset):
+        return run, _reference(data)
+    if not isinstance(data, Mapping):
+        return run, bagging.resolve_dataset(run.dataset, place)
+    if target is None:
+        raise ConfigError("arrays need a `target`: fit_ensemble({…}, target=y)")
+    made = create_dataset_from_arrays(
+        name,
+        data,
+        target,
+        task=task or _task_of(target),
+        store=place,
+        kinds=kinds,
+        groups=groups,
+        times=times,
+        split=split if split is not None else {"test": 0.0},
+        **(source or {}),
+    )
+    return run.model_copy(update={"dataset": made.ref}), _reference(made)
 
 
 def _reference(dataset: Dataset) -> DatasetRef:
@@ -203,18 +231,29 @@ def _train(
     def here(jobs: Sequence[Job], limits: Limits) -> list[JobReport]:
         return train_here(jobs, store, tell, limits, run.profile)
 
+    with launching(run, store, tell, processes) as launch:
+        return dispatcher.train(launch, here, on_event)
+
+
+@contextmanager
+def launching(run: RunConfig, store: Path, on_event: OnEvent, processes: bool) -> Iterator[Launch]:
+    """Within the block groups can be trained: in processes of their own, or else at once in this one.
+
+    When the block raises, the processes that still train are ended.
+    """
     if not processes:
-        return dispatcher.train(_in_this_process(here), here, on_event)
+        yield _in_this_process(lambda jobs, limits: train_here(jobs, store, on_event, limits, run.profile))
+        return
     with ThreadPoolExecutor(bagging.num_workers(run)) as pool:
 
         def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
             def ended(future: Future[list[JobReport]]) -> None:
                 done(future.exception() or future.result())
 
-            pool.submit(_isolated, cohort, store, tell, limits, run.profile).add_done_callback(ended)
+            pool.submit(_isolated, cohort, store, on_event, limits, run.profile).add_done_callback(ended)
 
         try:
-            return dispatcher.train(launch, here, on_event)
+            yield launch
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             stop_all()

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import pydantic
 from pydantic import model_validator
 
+from training_core.campaigns.tuning.config import TuningConfig
 from training_core.config import Config, explain
 from training_core.data.splitting.bags import BagsConfig
 from training_core.engine.training import TrainingConfig
@@ -90,6 +91,9 @@ class RunConfig(LearnerSettings):
     combination: CombinationConfig = CombinationConfig()
     budget: BudgetConfig = BudgetConfig()
     gates: GateConfig = GateConfig()
+    tune: bool = False
+    """Search for better settings first, as `tuning` says, and train with those."""
+    tuning: TuningConfig = TuningConfig()
     trackers: tuple[TrackerKind, ...] = ("mlflow",)
     """Where the run is recorded, in several places at once if you like: mlflow, tensorboard, wandb (written to disk,
     never sent), jsonl. Empty: nowhere."""
@@ -110,7 +114,11 @@ class RunConfig(LearnerSettings):
     def _start_from_preset(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("preset") in PRESETS:
             plain = {k: v.model_dump(exclude_unset=True) if isinstance(v, Config) else v for k, v in data.items()}
-            return merged(PRESETS[data["preset"]], plain)
+            found, bags = merged(PRESETS[data["preset"]], plain), plain.get("bags")
+            if isinstance(bags, Mapping) and bags.get("sampling") == "folds" and "num_row_draws" not in bags:
+                # A preset's draws of rows are no number of folds: there are as many as always, unless it is said.
+                found["bags"] = {key: value for key, value in found["bags"].items() if key != "num_row_draws"}
+            return found
         return data
 
     @classmethod

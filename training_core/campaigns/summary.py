@@ -1,13 +1,14 @@
 """What a run tells the world: one JSON-able value with stable keys, and the texts and tables made from it."""
 
 from collections.abc import Mapping
+from typing import get_args
 
 from training_core.campaigns.budget_use import BudgetUse, CostScore
 from training_core.config import Config
 from training_core.engine.watching.profiling import Profile
 from training_core.engine.watching.speed import SpeedReport
 from training_core.evaluation.patterns import PatternScore
-from training_core.jobs import JobReport
+from training_core.jobs import JobReport, JobStatus
 from training_core.selection.leaderboard import LeaderboardRow
 
 
@@ -20,13 +21,15 @@ class LearnerCounts(Config):
     failed: int
     skipped: int = 0
     """There was no time for them."""
+    pruned: int = 0
+    """They were given up."""
     kept: int
     """Learners with a weight in at least one availability pattern."""
 
     @classmethod
     def of(cls, reports: tuple[JobReport, ...], kept: int) -> "LearnerCounts":
         """Count reports by status."""
-        counts = {s: sum(report.status == s for report in reports) for s in ("trained", "reused", "failed", "skipped")}
+        counts = {status: sum(report.status == status for report in reports) for status in get_args(JobStatus)}
         return cls(planned=len(reports), kept=kept, **counts)
 
 

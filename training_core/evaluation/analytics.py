@@ -29,8 +29,8 @@ class LearnerTraining(Config):
     learner: str
     """Kind of learner."""
     modalities: tuple[str, ...]
-    status: Literal["trained", "reused", "failed", "skipped"] = "trained"
-    """Skipped: there was no time for it."""
+    status: Literal["trained", "reused", "failed", "skipped", "pruned"] = "trained"
+    """Skipped: there was no time for it. Pruned: it was given up."""
     error: str = ""
     """Why it failed."""
     score: float | None = None
@@ -207,7 +207,7 @@ def report_training(
     return TrainingReport(
         num_learners=len(learners),
         num_failed=num_failed,
-        num_skipped=len(learners) - len(done) - num_failed,
+        num_skipped=sum(learner.status == "skipped" for learner in learners),
         success_rate=len(done) / (len(done) + num_failed) if done or num_failed else 0.0,
         mean_score=_mean([a.score for a in scored if a.score is not None]),
         best_learner=scored[0].name if scored else None,

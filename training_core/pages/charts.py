@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_WIDTH, _HEIGHT = 420.0, 240.0
+WIDTH, _HEIGHT = 420.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 12.0, 10.0, 36.0
 _DOT_ROW, _DOT_LABEL = 26.0, 190.0
 SERIES = ("first", "second", "third", "fourth")
@@ -43,7 +43,7 @@ class _Axes:
     y_high: float
 
     def x(self, value: float) -> float:
-        return _LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
         value = min(max(value, self.y_low), self.y_high)
@@ -80,7 +80,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, percent: bool 
             for x, y in line.points
             if len(line.points) <= 30
         ]
-    return _chart("".join(parts), _HEIGHT, y_label, [line.name for line in lines] if len(lines) > 1 else [])
+    return chart("".join(parts), _HEIGHT, y_label, [line.name for line in lines] if len(lines) > 1 else [])
 
 
 def reliability_diagram(bins: Sequence[tuple[float, float, int]], label: str) -> str:
@@ -108,7 +108,7 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int]], label: str) ->
             f'<circle class="first" cx="{x:.1f}" cy="{y:.1f}" r="{3 + 5 * math.sqrt(rows / most):.1f}">'
             f"<title>confidence {confidence:.3f}, accuracy {accuracy:.3f}, {rows} rows</title></circle>"
         )
-    return _chart("".join(parts), _HEIGHT, label, [])
+    return chart("".join(parts), _HEIGHT, label, [])
 
 
 def dot_plot(rows: Sequence[DotRow], names: Sequence[str], label: str) -> str:
@@ -117,7 +117,7 @@ def dot_plot(rows: Sequence[DotRow], names: Sequence[str], label: str) -> str:
     if not found:
         return ""
     marks = ticks(min(found), max(found))
-    width = 2 * _WIDTH
+    width = 2 * WIDTH
     span = width - _DOT_LABEL - 2 * _RIGHT
 
     def x(value: float) -> float:
@@ -144,7 +144,7 @@ def dot_plot(rows: Sequence[DotRow], names: Sequence[str], label: str) -> str:
                     f'<circle class="{style}" cx="{x(value):.1f}" cy="{y:.1f}" r="{radius}">'
                     f"<title>{html.escape(row.label)}, {html.escape(name)}: {value:.4g}</title></circle>"
                 )
-    return _chart("".join(parts), height, label, list(names), width)
+    return chart("".join(parts), height, label, list(names), width)
 
 
 def ticks(low: float, high: float, inside: bool = False, about: int = 5) -> list[float]:
@@ -165,7 +165,7 @@ def ticks(low: float, high: float, inside: bool = False, about: int = 5) -> list
 
 def _grid(axes: _Axes, xs: Sequence[float], ys: Sequence[float], x_label: str, percent: bool) -> str:
     parts = [
-        f'<line class="grid" x1="{_LEFT}" y1="{axes.y(y):.1f}" x2="{_WIDTH - _RIGHT}" y2="{axes.y(y):.1f}"/>'
+        f'<line class="grid" x1="{_LEFT}" y1="{axes.y(y):.1f}" x2="{WIDTH - _RIGHT}" y2="{axes.y(y):.1f}"/>'
         f'<text class="tick" x="{_LEFT - 6}" y="{axes.y(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>'
         for y in ys
     ]
@@ -175,19 +175,23 @@ def _grid(axes: _Axes, xs: Sequence[float], ys: Sequence[float], x_label: str, p
         for x in xs
         if axes.x_low <= x <= axes.x_high
     ]
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(
         f'<text class="tick" x="{middle:.1f}" y="{_HEIGHT - 4:.1f}" text-anchor="middle">{html.escape(x_label)}</text>'
     )
     return "".join(parts)
 
 
-def _chart(inside: str, height: float, label: str, names: Sequence[str], width: float = _WIDTH) -> str:
+def chart(inside: str, height: float, label: str, names: Sequence[str], width: float = WIDTH) -> str:
+    """The frame of a chart: its name, a legend of those series that have a name, and the drawing itself (SVG).
+
+    A drawing wider than `WIDTH` gets the width of the page; other charts stand side by side.
+    """
     legend = "".join(
-        f'<span class="{style}">{html.escape(name)}</span>' for style, name in zip(SERIES, names, strict=False)
+        f'<span class="{style}">{html.escape(name)}</span>' for style, name in zip(SERIES, names, strict=False) if name
     )
     shown = f'<div class="legend series">{legend}</div>' if legend else ""
-    size = "wide" if width > _WIDTH else ""
+    size = "wide" if width > WIDTH else ""
     return (
         f'<figure class="chart {size}"><figcaption>{html.escape(label)}</figcaption>{shown}'
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{html.escape(label)}">{inside}</svg>'
@@ -207,5 +211,5 @@ def _short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _cut(text: str, most: int = 30) -> str:
+def _cut(text: str, most: int = 27) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"

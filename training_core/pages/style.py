@@ -29,13 +29,16 @@ text-align:right}
 .plain code{word-break:break-all} pre{font-size:.8rem;overflow-x:auto} details{margin:.6rem 0}
 .note{color:var(--soft);font-size:.88rem;max-width:46rem;margin:.2rem 0 .8rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(21rem,1fr));gap:.8rem 1.6rem;margin:.4rem 0 1rem}
-.chart{margin:0;min-width:0} .chart.wide{margin:.4rem 0 1rem}
+.chart{margin:0;min-width:0;max-width:34rem} .chart.wide{margin:.4rem 0 1rem;max-width:none}
 figcaption{font-weight:600;font-size:.9rem;margin-bottom:.2rem}
 .chart svg{width:100%;height:auto;display:block} .chart text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .chart text.name{fill:var(--text);font-size:12px} .chart .grid{stroke:var(--line)}
 .chart .diagonal{stroke:var(--soft);stroke-dasharray:4 4} .chart .gap{stroke:var(--rest);stroke-width:3}
 .chart .bar{stroke:var(--bar);stroke-width:5;opacity:.28;stroke-linecap:round}
-.chart polyline{stroke-width:2} .chart polyline.first{stroke:var(--bar)} .chart circle.first{fill:var(--bar)}
+.chart polyline{stroke-width:2;fill:none} .chart polyline.thin{stroke-width:1.3;opacity:.75}
+.chart polyline.fourth.thin{opacity:.4} .chart .axis{stroke:var(--soft)}
+.chart .halo{paint-order:stroke;stroke:var(--page);stroke-width:3px}
+.chart polyline.first{stroke:var(--bar)} .chart circle.first{fill:var(--bar)}
 .chart polygon.first{fill:var(--bar);opacity:.16}
 .chart polyline.second{stroke:var(--second)} .chart circle.second{fill:var(--second)}
 .chart polygon.second{fill:var(--second);opacity:.14} .chart polyline.third{stroke:var(--third)}

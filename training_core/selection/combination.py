@@ -6,14 +6,24 @@ the modalities outside the pattern hidden.
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from training_core.config import Config
 from training_core.evaluation.calibration import apply_temperature, correctness, fit_temperature
 from training_core.evaluation.metrics import loss
-from training_core.quantities import NonNegativeFloat, NonNegativeInt, OpenUnit, PositiveInt, Seed, UnitInterval
+from training_core.quantities import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnit,
+    PositiveInt,
+    SearchChoices,
+    SearchRange,
+    SearchWhen,
+    Seed,
+    UnitInterval,
+)
 from training_core.schema import Pattern, TaskSpec
 from training_core.seeding import generator
 from training_core.selection.conformal import ConformalRule, SetMethod
@@ -47,22 +57,22 @@ may be uninformed: with a dozen learners one is beyond two by chance."""
 class CombinationConfig(Config):
     """How learners are combined into one prediction."""
 
-    method: Literal["likelihood", "greedy"] = "likelihood"
+    method: Annotated[Literal["likelihood", "greedy"], SearchChoices("likelihood", "greedy")] = "likelihood"
     """likelihood: weights and temperature fitted together, pulled towards equal weights where rows are few.
     greedy: Caruana's selection with replacement; fewer learners, less well calibrated."""
-    evenness: NonNegativeFloat = 10.0
+    evenness: Annotated[NonNegativeFloat, SearchRange(1.0, 300.0, log=True), SearchWhen("method", "likelihood")] = 10.0
     """likelihood: how many rows of evidence the preference for equal weights is worth."""
-    dropped_below: UnitInterval = 0.25
+    dropped_below: Annotated[UnitInterval, SearchRange(0.0, 0.6), SearchWhen("method", "likelihood")] = 0.25
     """likelihood: learners with less than this fraction of an equal share are left out."""
-    max_rounds: PositiveInt = 50
+    max_rounds: Annotated[PositiveInt, SearchRange(10, 100), SearchWhen("method", "greedy")] = 50
     """greedy: learners added, repeats included."""
-    selection_bags: NonNegativeInt = 10
+    selection_bags: Annotated[NonNegativeInt, SearchRange(0, 20), SearchWhen("method", "greedy")] = 10
     """greedy: random halves of the learners the selection is repeated on and averaged over; 0 or 1: only once, on all
     of them."""
-    learner_calibration: NonNegativeFloat | None = 10.0
+    learner_calibration: Annotated[NonNegativeFloat | None, SearchChoices(None, 1.0, 10.0, 100.0)] = 10.0
     """Calibrate every learner by itself before mixing, for each set of modalities it may be left with: how many rows
     of evidence it takes to believe a temperature other than its usual one. None: only the mixture is calibrated."""
-    stacking: bool = True
+    stacking: Annotated[bool, SearchChoices(False, True)] = True
     """Correct the mixture by a linear stacker under patterns where it wins on rows held out by more than noise."""
     coverage: OpenUnit = 0.9
     """How often the prediction sets and intervals are to hold the truth, under every pattern."""

@@ -79,7 +79,7 @@ class LeaderboardRow(Config):
 
 
 def leaderboard(reports: Iterable[Report], weights: Mapping[str, float]) -> tuple[LeaderboardRow, ...]:
-    """One row per report: by score, best first, those without a score last, then by name; without skipped ones.
+    """One row per learner that trained or failed: by score, best first, those without one last, then by name.
 
     Scores are of different rows (each learner's own out-of-bag ones), so close ones are not to be compared.
     """
@@ -96,7 +96,7 @@ def leaderboard(reports: Iterable[Report], weights: Mapping[str, float]) -> tupl
             status=report.status,
         )
         for report in reports
-        if report.status != "skipped"
+        if report.status not in ("skipped", "pruned")
     ]
     return tuple(sorted(rows, key=lambda row: (row.score is None, -(row.score or 0.0), row.name)))
 

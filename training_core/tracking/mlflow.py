@@ -185,20 +185,26 @@ class MLflowTracker:
 
         Raises:
             ConfigError: the URI is malformed, or names no registered model or version.
-            StorageError: the files of the version are gone, cannot be fetched, or hold no ensemble.
+            StorageError: the registry does not answer, or the files of the version are gone, cannot be fetched, or hold
+                no ensemble.
         """
         name, alias, number = parse_model_uri(uri)
-        client, _ = self._connected()
+        client = None
         try:
+            client, _ = self._connected()
             if alias:
                 version = client.get_model_version_by_alias(name, alias)
             else:
                 version = client.get_model_version(name, number) if number else self._newest_version(name)
         except _mlflow().MlflowException as error:
             if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                raise
+                raise StorageError(
+                    f"the registry {self.location} cannot be asked for '{uri}' ({_reason(error)}); see that "
+                    "MLFLOW_TRACKING_URI names one that answers, unset it for that of the store, or give the "
+                    "ensemble's folder"
+                ) from error
             version = None
-        if version is None:
+        if client is None or version is None:
             raise ConfigError(f"there is no model '{uri}' in {self.location}; register it, or give its directory")
         pinned = f"models:/{name}/{version.version}"
         try:
@@ -354,6 +360,12 @@ def _dataset_input(dataset: TrackedDataset) -> Any:
         profile=json.dumps({"version": dataset.version}),
     )
     return entities.DatasetInput(found, [entities.InputTag("mlflow.data.context", "training")])
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line: of a chain of network errors the last, which says why."""
+    last = str(error).rpartition("Caused by ")[2].rpartition(": ")[2].strip("')\" \n")
+    return last.partition("\n")[0] or type(error).__name__
 
 
 def _milliseconds(seconds: float | None) -> int:

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_snippets_of_the_ensemble_guide_run(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "ENSEMBLES.md").read_text()

@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     place = tmp_path_factory.mktemp("evaluated")
     source = write_source(place / "source", num_rows=300)
     ensemble = fit_ensemble(
-        small_run(source, learners={"learners_per_bag": 1, "include": ("linear",)}), place / "store"
+        small_run(source, learners={"learners_per_bag": 1, "include": ("linear",)}), place / "store", processes=False
     )
     return World(place / "store", source, resolve_dataset("world", place / "store"), str(ensemble.folder))
 
@@ -122,7 +122,9 @@ def test_the_report_survives_json_and_its_page_stands_alone(world, report, tmp_p
 
 def test_another_model_is_compared_on_the_same_rows(world):
     rival = fit_ensemble(
-        small_run(world.source, learners={"learners_per_bag": 1, "include": ("linear",)}, seed=1), world.store
+        small_run(world.source, learners={"learners_per_bag": 1, "include": ("linear",)}, seed=1),
+        world.store,
+        processes=False,
     )
     models = [find_model(str(folder), world.store) for folder in (world.folder, rival.folder)]
     request = EvaluationConfig(model=world.folder, dataset="world", num_resamples=200, rates=(0.5,), trackers=())
@@ -158,6 +160,30 @@ def test_data_of_another_kind_is_refused_with_what_differs(world, tmp_path):
 def test_a_model_that_is_not_there_is_an_error(world):
     with pytest.raises(ConfigError, match="no ensemble in"):
         find_model(str(world.store / "nowhere"), world.store)
+
+
+@pytest.mark.slow
+def test_many_modalities_are_judged_one_missing_and_one_alone(tmp_path):
+    draws = np.random.default_rng(0)
+    target = np.arange(240) % 3
+    arrays = {
+        f"m{i}": (draws.normal(size=(3, 3))[target] + draws.normal(size=(240, 3))).astype(np.float32) for i in range(7)
+    }
+    learners = {"learners_per_bag": 1, "include": ("linear",)}
+    ensemble = fit_ensemble(
+        arrays, tmp_path, target=target, split={"test": 0.3}, name="many", preset="tiny", learners=learners,
+        processes=False,
+    )  # fmt: skip
+    request = EvaluationConfig(
+        model=str(ensemble.folder), dataset="many", num_resamples=200, rates=(0.5,), repeats=1, trackers=()
+    )
+    model = find_model(str(ensemble.folder), tmp_path)
+    found = evaluate(request, [model], resolve_dataset("many", tmp_path), tmp_path)
+    assert len(found.patterns) == 1 + 7 + 7
+    assert {len(run.modalities) for run in oracle_runs(model, tmp_path)} == {6}
+    assert len(found.modalities) == 7
+    assert sum(one.shapley_share for one in found.modalities) == pytest.approx(1)
+    assert "nan" not in write_html(found)
 
 
 @pytest.mark.slow

@@ -119,6 +119,18 @@ def test_without_modality_bags_every_learner_has_all_modalities(store: Path, sou
     assert {job.subset.modalities for job in plan.jobs} == {("left", "right", "facts")}
 
 
+@pytest.mark.parametrize("preset", ["tiny", "quick", "balanced", "best"])
+def test_folds_go_with_every_preset(preset: str) -> None:
+    run = RunConfig.load(dataset="world", preset=preset, bags={"sampling": "folds"})
+    assert run.bags.num_row_draws == 5
+    assert RunConfig.load(dataset="world", preset=preset, bags={"sampling": "folds", "num_row_draws": 3}).bags == (
+        run.bags.model_copy(update={"num_row_draws": 3})
+    )
+    assert RunConfig.model_validate_json(run.model_dump_json()) == run
+    with pytest.raises(ConfigError, match="set num_row_draws to 2 or more"):
+        RunConfig.load(dataset="world", preset=preset, bags={"sampling": "folds", "num_row_draws": 1})
+
+
 def test_rows_that_no_bag_can_have_are_refused_before_anything_is_trained(store: Path, source: Path) -> None:
     run = small_run(source, bags={"sampling": "folds", "num_row_draws": 200})
     ref = bagging.resolve_dataset(run.dataset, store)

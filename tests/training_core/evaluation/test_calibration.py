@@ -5,6 +5,7 @@ from training_core.evaluation.calibration import (
     apply_temperature,
     confidence,
     expected_calibration_error,
+    expected_error_if_calibrated,
     fit_temperature,
     reliability,
 )
@@ -54,6 +55,19 @@ def test_calibration_error_does_not_depend_on_the_order_of_rows():
 def test_right_probabilities_have_hardly_any_calibration_error():
     p, y = calibrated_world()
     assert expected_calibration_error(p.max(axis=1), p.argmax(axis=1) == y) < 0.01
+
+
+@pytest.mark.parametrize(("num_rows", "beta"), [(600, (8, 2)), (600, (50, 1)), (3000, (8, 2)), (7, (2, 2))])
+def test_confidences_that_are_all_true_show_the_error_that_was_foretold(num_rows, beta):
+    draws = np.random.default_rng(0)
+    sure = draws.beta(*beta, num_rows)
+    seen = [expected_calibration_error(sure, draws.random(num_rows) < sure) for _ in range(300)]
+    assert expected_error_if_calibrated(sure) == pytest.approx(np.mean(seen), rel=0.03, abs=3 * np.std(seen) / 300**0.5)
+
+
+def test_nothing_is_foretold_of_confidences_that_leave_no_doubt():
+    assert expected_error_if_calibrated(np.ones(50)) == pytest.approx(0.0, abs=1e-9)
+    assert expected_error_if_calibrated(np.full(1, 0.5)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("planted", [0.5, 1.0, 2.5])

@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from training_core.evaluation.calibration import expected_calibration_error
 from training_core.evaluation.metrics import loss
 from training_core.schema import TaskSpec
+from training_core.selection.answering import calibrated_values, with_promise
+from training_core.selection.combination import CombinationConfig, combine_pattern
+from training_core.selection.evidence import Evidence
 from training_core.selection.pooling import pool
-from training_core.selection.stacking import Stacker, apply_stacker, fit_stacker
+from training_core.selection.stacking import Stacker, apply_stacker, fit_stacker, stretch_beside
 
 CLASSES = TaskSpec.classification("abc")
 LABELS = TaskSpec.multilabel(["x", "y"])
@@ -127,3 +131,46 @@ def test_labels_are_corrected_one_by_one():
 def test_too_few_rows_are_not_stacked():
     target, predictions = errs_alike(90)
     assert stack(CLASSES, target, predictions)[0] is None
+
+
+def faint(num_rows, seed):
+    """Answers a third as strong as they should be, and too low; half of the rows hardly tell anything."""
+    draws = np.random.default_rng(seed)
+    silent = draws.random(num_rows) < 0.5
+    odds = np.where(silent, -0.3, draws.normal(size=num_rows) * 1.5)
+    target = (draws.random(num_rows) < 1 / (1 + np.exp(-odds))).astype(np.int64)
+    said = 1 / (1 + np.exp(0.5 - odds / 3))
+    return target, np.stack([1 - said, said], axis=1)[None]
+
+
+def test_a_temperature_is_found_beside_the_bias_where_alone_it_cannot_help():
+    task, weights, config = TaskSpec.classification("ab"), np.ones(1), CombinationConfig()
+    target, predictions = faint(3000, 0)
+    names, rows = ("a",), np.arange(len(target))
+    learned = combine_pattern(task, target, predictions, names, config, 0, ("x",))
+    promised = with_promise(task, learned, Evidence(rows, target, predictions, names, names), config, 0)
+    assert promised.stacker is not None
+    assert promised.temperature < 0.7 * learned.temperature
+    target, fresh = faint(20_000, 1)
+    plain = calibrated_values(task, learned, pool(fresh, weights), fresh, weights, names)
+    found = calibrated_values(task, promised, pool(fresh, weights), fresh, weights, names)
+    assert loss(task, target, found).mean() < loss(task, target, plain).mean() - 0.02
+    error = [expected_calibration_error(p.max(axis=1), p.argmax(axis=1) == target) for p in (plain, found)]
+    assert error[1] < 0.5 * error[0]
+
+
+@pytest.mark.parametrize("task", [CLASSES, LABELS], ids=lambda task: task.kind)
+def test_the_stretch_is_by_how_much_the_pool_was_flattened(task):
+    draws = np.random.default_rng(0)
+    scores = draws.normal(size=(4000, task.num_outputs)) * 2
+    if task.kind == "classification":
+        truth, flat = softmax(scores), softmax(scores / 2)
+        target = (draws.random(4000)[:, None] > truth.cumsum(axis=1)).sum(axis=1)
+    else:
+        truth, flat = 1 / (1 + np.exp(-scores)), 1 / (1 + np.exp(-scores / 2))
+        target = (draws.random(truth.shape) < truth).astype(np.float32)
+    assert stretch_beside(task, target, flat, flat[None], np.ones(1), 1.0) == pytest.approx(2.0, rel=0.1)
+    assert stretch_beside(task, target, truth, truth[None], np.ones(1), 1.0) == pytest.approx(1.0, abs=0.1)
+    nothing = np.full_like(flat, 1 / task.num_outputs if task.kind == "classification" else 0.5)
+    assert stretch_beside(task, target, nothing, nothing[None], np.ones(1), 1.0) == 1.0
+    assert stretch_beside(VALUES, scores[:, :2], scores[:, :2], scores[None, :, :2], np.ones(1), 1.0) == 1.0

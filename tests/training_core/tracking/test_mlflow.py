@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -239,6 +240,18 @@ def test_version_whose_files_are_gone_is_said_so_and_registered_anew(tracker, tm
 def test_unknown_model_is_a_user_error(tracker, uri):
     with pytest.raises(ConfigError, match="there is no model 'models:/none"):
         tracker.resolve_model(uri)
+
+
+def test_a_registry_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(
+            StorageError, match=rf"registry {uri} cannot be asked for 'models:/toy/1' \(.*refused\)"
+        ) as told:
+            MLflowTracker(tmp_path, uri=uri).resolve_model("models:/toy/1")
+    assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("uri", ["runs:/1/x", "models:/toy", "toy", "models:/a/b/c", "models:/toy/-1", "models:/x'y"])

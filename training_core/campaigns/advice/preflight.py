@@ -130,8 +130,8 @@ def _warnings(run: RunConfig, data: DataFacts) -> Iterator[str]:
         yield f"{data.num_rows} training rows for {len(data.spec.task.classes)} classes: weights will be guesses"
     if run.denoising.enabled and len(modalities) < 2:
         yield "`denoising.enabled` does nothing for a single modality"
-    if run.denoising.enabled and not training.modality_dropout:
-        yield "`training.modality_dropout` is 0: nets never meet a missing modality, whatever denoising teaches them"
+    if run.denoising.enabled and not run.denoising.modality_dropout:
+        yield "`denoising.modality_dropout` is 0: nets never meet a missing modality, whatever denoising teaches them"
     if training.warmup_epochs >= training.epochs:
         yield f"`training.warmup_epochs` ({training.warmup_epochs:g}) leave nothing of the {training.epochs} epochs"
     if unknown := [name for name in run.denoising.modalities if name not in modalities]:

@@ -131,7 +131,7 @@ def test_what_cannot_be_trained_anywhere_is_a_problem(settings: dict[str, object
     ("settings", "said"),
     [
         ({"training": {"batch_size": 4096}}, "one step per epoch"),
-        ({"denoising": {"enabled": True}, "training": {"modality_dropout": 0}}, "never meet a missing modality"),
+        ({"denoising": {"enabled": True, "modality_dropout": 0}}, "never meet a missing modality"),
         ({"denoising": {"enabled": True}, "modalities": ("view0",)}, "does nothing for a single modality"),
         ({"training": {"epochs": 5, "warmup_epochs": 5}}, "leave nothing of the 5 epochs"),
         ({"denoising": {"modalities": ("sound",)}}, "names 'sound', which the run does not use"),

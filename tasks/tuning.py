@@ -1,0 +1,108 @@
+"""Tasks that tune: open a study and its record, run its trials where all learners train, publish what came of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from tasks.progress import announce, stage
+from tasks.tracking import prefect_tags
+from tasks.training import cohort_outcome, train_cohort
+from training_core.campaigns.bagging import open_dataset
+from training_core.campaigns.clock import RunClock
+from training_core.campaigns.dispatch import Outcome
+from training_core.campaigns.recording import RecordRef, end_record
+from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.tuning import recording
+from training_core.campaigns.tuning.held_out import compare_held_out
+from training_core.campaigns.tuning.plots import best_first, described
+from training_core.campaigns.tuning.report import render_markdown, write_report
+from training_core.campaigns.tuning.space import with_params
+from training_core.campaigns.tuning.summary import StudySummary
+from training_core.campaigns.tuning.tuned_run import tuned_run, within_budget
+from training_core.isolation import stop_all
+from training_core.jobs import Cohort, DatasetRef, Limits
+
+
+@task(name="prepare-study", task_run_name="prepare study")
+def prepare_study(run: RunConfig, dataset: DatasetRef, store: Path) -> RecordRef:
+    """Open or begin the study and its record; see `campaigns.tuning.recording.begin_study_record`."""
+    from training_core.campaigns.tuning.campaign import Tuner  # with Optuna, which most runs do without
+
+    stage("opening the study")
+    folder = Tuner(run, dataset, store).folder
+    return recording.begin_study_record(run, dataset, folder, store, prefect_tags())
+
+
+@contextmanager
+def recorded_study(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator[RecordRef]:
+    """The study's record for as long as the block lasts; closed as failed when the block raises.
+
+    For so long nobody may remove the version of the data set, which trials open and close.
+    """
+    record = prepare_study(run, dataset, store)
+    try:
+        with closing(open_dataset(dataset)):
+            yield record
+    except BaseException:
+        end_record(record, "FAILED")
+        raise
+    end_record(record, "FINISHED")
+
+
+@task(name="run-trials", task_run_name="run trials")
+def run_trials(run: RunConfig, dataset: DatasetRef, store: Path) -> StudySummary:
+    """Ask, train and tell until the study is done; see `campaigns.tuning.campaign.Tuner`.
+
+    Groups of trials train where all learners do. A cancelled study takes its children with it.
+
+    Raises:
+        UserError: a trial met a setting or data that the user has to mend.
+    """
+    from training_core.campaigns.tuning.campaign import Tuner
+
+    def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
+        future = train_cohort.submit(cohort, store, limits)
+        future.add_done_callback(lambda ended: done(cohort_outcome(ended)))
+
+    try:
+        return Tuner(run, dataset, store).tune(launch, announce)
+    except BaseException:
+        stop_all()
+        raise
+
+
+@task(name="publish-study", task_run_name="publish study")
+def publish_study(
+    record: RecordRef, run: RunConfig, dataset: DatasetRef, summary: StudySummary, store: Path
+) -> StudySummary:
+    """Write the report, tell the tracker and the Prefect UI; see `campaigns.tuning.report.write_report`."""
+    stage("writing the report of the study")
+    best = summary.best_trial
+    held_out = None if best is None else compare_held_out(run, with_params(run, best.params), dataset, store)
+    page = write_report(summary, Path(summary.folder), held_out)
+    recording.record_study(record, summary)
+    rows = [
+        {"trial": t.number, **dict(zip(summary.objectives, t.values or (), strict=False)), "settings": described(t)}
+        for t in best_first(summary)
+    ]
+    create_table_artifact(rows, key="trials", description=summary.name)
+    create_markdown_artifact(render_markdown(summary, held_out), key="study", description=f"tracked as {record.run_id}")
+    create_link_artifact(page.as_uri(), key="study-page", link_text="the whole page")
+    return summary
+
+
+def tune_first(run: RunConfig, dataset: DatasetRef, store: Path, clock: RunClock) -> RunConfig:
+    """With `tune: true` the run with the best settings that a study finds; else the run itself, at once.
+
+    Raises:
+        GateError: no trial can be used.
+    """
+    if not run.tune:
+        return run
+    asked = within_budget(run, clock)
+    with recorded_study(asked, dataset, store) as record:
+        summary = publish_study(record, asked, dataset, run_trials(asked, dataset, store), store)
+    return tuned_run(run, summary)
