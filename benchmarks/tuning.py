@@ -7,9 +7,13 @@ jobs, from reading their rows to publishing their directories, together and one 
 both ways, into stores of its own, one after the other; what counts is the CPU time of this process and the median over
 rounds, so that neighbours who take the processor away do not count. Beside it stands by how much the scores of the
 trials differ on rows they never saw: what dropout draws is not the same, the rest is.
+
+pruning: a study of 60 random trials with Hyperband and without, the same values in both, of one learner on digits or on
+`--source`. The best losses stand beside the standard error over rows of the best one.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -22,21 +26,36 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from training_core.campaigns.bagging import dataset_ref
+import training_core as pc
+from training_core.artifacts import open_published
+from training_core.campaigns.bagging import dataset_ref, open_dataset, resolve_dataset
+from training_core.campaigns.tuning import StudySummary
 from training_core.data.ingestion.in_memory import create_dataset_from_arrays
 from training_core.data.splitting.bags import Bag
 from training_core.engine.training import Stacking, TrainingConfig
-from training_core.jobs import DatasetRef, Job, run_jobs
+from training_core.evaluation.metrics import loss
+from training_core.jobs import DatasetRef, Job, read_out_of_bag, run_jobs
 from training_core.learners import FusionNetConfig, LearnerConfig, TabularMLPConfig
 from training_core.recipes import MultimodalConfig
+from training_core.schema import pattern_key
 
 NUM_TRIALS = 32
+NUM_STUDY_TRIALS, STUDY_EPOCHS, STUDY_LEARNER = 60, 30, "tabular_mlp"
 LEARNERS: Mapping[str, LearnerConfig] = {
     "fusion_net": FusionNetConfig(),
     "fusion_net, width 32": FusionNetConfig(width=32),
     "tabular_mlp": TabularMLPConfig(),
     "tabular_mlp, width 64": TabularMLPConfig(width=64),
 }
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    rounds: int
+    epochs: int
+    learners: Sequence[str]
+    source: Path | None
 
 
 class Round(NamedTuple):
@@ -95,14 +114,15 @@ def train(jobs: Sequence[Job]) -> Round:
     return Round(taken, np.array(scores, dtype=float), all(r.trained_as.startswith(together) for r in reports))
 
 
-def cohort(console: Console, rounds: int, wanted: Sequence[str], epochs: int) -> None:
+def cohort(console: Console, options: Options) -> None:
     """Trials that differ in numbers only, together and one by one."""
+    rounds, epochs = options.rounds, options.epochs
     table = Table(title=f"{NUM_TRIALS} trials of {epochs} epochs on 1797 digits, CPU seconds of all, {rounds} rounds")
     for name in ("learner", "one by one", "together", "ratio", "of rounds", "scores differ by (median)", "best score"):
         table.add_column(name, justify="left" if name == "learner" else "right")
     with tempfile.TemporaryDirectory() as folder:
         dataset = digits(Path(folder))
-        for name in wanted:
+        for name in options.learners:
             ways: tuple[Stacking, Stacking] = ("never", "always")
             taken = [[train(trials(LEARNERS[name], dataset, way, epochs)) for way in ways] for _ in range(rounds)]
             if not all(together.stacked for _, together in taken):
@@ -121,20 +141,66 @@ def cohort(console: Console, rounds: int, wanted: Sequence[str], epochs: int) ->
     console.print(table)
 
 
-PARTS: Mapping[str, Callable[[Console, int, Sequence[str], int], None]] = {"cohort": cohort}
+def pruning(console: Console, options: Options) -> None:
+    """The same random trials, pruned by Hyperband and not at all."""
+    table = Table(title=f"{NUM_STUDY_TRIALS} random trials of {STUDY_LEARNER}, {STUDY_EPOCHS} epochs at most")
+    for name in ("pruner", "epochs", "share", "CPU seconds", "pruned", "best loss", "standard error", "best trial"):
+        table.add_column(name, justify="left" if name == "pruner" else "right")
+    unpruned = 0
+    for pruner in ("none", "hyperband"):
+        with tempfile.TemporaryDirectory() as folder:
+            store = Path(folder)
+            dataset = digits(store) if options.source is None else resolve_dataset(str(options.source), store)
+            summary = pc.tune(
+                dataset.label,
+                store,
+                training={"epochs": STUDY_EPOCHS},
+                tuning={"learner": STUDY_LEARNER, "trials": NUM_STUDY_TRIALS, "sampler": "random", "pruner": pruner},
+            )
+            unpruned = unpruned or summary.epochs
+            best = summary.best_trial
+            assert best is not None and best.values is not None, "a study of sixty trials has a best one"
+            table.add_row(
+                pruner,
+                str(summary.epochs),
+                f"{summary.epochs / unpruned:.2f}",
+                f"{summary.cpu_seconds:.0f}",
+                str(summary.counts["pruned"]),
+                f"{best.values[0]:.4f}",
+                f"{standard_error(summary, dataset, store):.4f}",
+                str(best.number),
+            )
+    console.print(table)
+
+
+def standard_error(summary: StudySummary, dataset: DatasetRef, store: Path) -> float:
+    """Of the mean loss of a study's best trial, over the rows it was judged on."""
+    for report in store.glob("jobs/*/report.json"):
+        if json.loads(report.read_text())["name"] != f"trial-{summary.best:04d}":
+            continue
+        rows, said = read_out_of_bag(open_published(report.parent))
+        opened = open_dataset(dataset)
+        full = said[pattern_key(opened.spec.names, opened.spec.names)]
+        losses = loss(opened.spec.task, opened.target(rows), full)
+        return float(losses.std(ddof=1) / np.sqrt(len(losses)))
+    raise SystemExit(f"trial {summary.best} left no report in {store}")
+
+
+PARTS: Mapping[str, Callable[[Console, Options], None]] = {"cohort": cohort, "pruning": pruning}
 
 
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=5, help="of cohort")
+    parser.add_argument("--epochs", type=int, default=15, help="of cohort")
+    parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS), help="of cohort")
+    parser.add_argument("--source", type=Path, default=None, help="of pruning: a SOURCE.yaml in place of digits")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    for part in options.parts:
-        PARTS[part](Console(width=140), options.rounds, options.learners, options.epochs)
+    for part in given.parts:
+        PARTS[part](Console(width=140), Options(given.rounds, given.epochs, given.learners, given.source))
 
 
 if __name__ == "__main__":

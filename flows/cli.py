@@ -65,8 +65,9 @@ def demo(
         from training_core.data.ingestion.digits import write_digits_source
 
         source = write_digits_source(store / "demo")
-        copies = {"net_copies": 4}  # so that a stack is trained, too
-        return RunConfig.load(dataset=str(source), preset="quick", learners=copies, seed=seed, profile=profile or None)
+        # A kind of each method, and copies of the net, so that a stack is trained, too.
+        shown = {"include": ("lightgbm", "extra_trees", "kernel_ridge", "fusion_net"), "net_copies": 4}
+        return RunConfig.load(dataset=str(source), preset="quick", learners=shown, seed=seed, profile=profile or None)
 
     _train(run, store, as_json, verbose)
 
