@@ -295,7 +295,7 @@ class Study:
         counted, config = self._counted(), self.config
         if len(counted) >= config.trials:
             return f"all {config.trials} trials are done"
-        if config.seconds is not None and time.time() - self._began >= config.seconds:
+        if config.seconds is not None and counted and time.time() - self._began >= config.seconds:
             return f"its {format_seconds(config.seconds)} are over"
         if config.patience is not None:
             told = [record_of(trial) for trial in counted if trial.state.is_finished()]

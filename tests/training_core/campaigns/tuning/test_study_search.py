@@ -4,9 +4,9 @@ import math
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -153,14 +153,20 @@ def test_it_ends_when_nothing_gets_better(tmp_path: Path) -> None:
         assert len(study.records()) == 9 and "no better" in study.stopped
 
 
-def test_it_begins_nothing_when_the_time_is_over(tmp_path: Path) -> None:
-    with open_study(tmp_path / "s", trials=50, batch=2, seconds=0.2) as study:
-        asked = study.ask()
-        time.sleep(0.25)
-        for one in asked:
+def test_it_begins_nothing_when_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("training_core.campaigns.tuning.study.time", SimpleNamespace(time=lambda: now[0]))
+    with open_study(tmp_path / "s", trials=50, batch=2, seconds=10.0) as study:
+        for one in study.ask():
             study.tell(one.number, TrialOutcome(state="complete", values=(1.0,)))
+        now[0] += 10.0
         assert study.ask() == [] and "are over" in study.stopped
         assert [record.state for record in study.records()] == ["complete", "complete"]
+
+
+def test_it_begins_one_trial_however_short_the_time(tmp_path: Path) -> None:
+    with open_study(tmp_path / "s", trials=50, batch=2, seconds=1e-9) as study:
+        assert len(study.ask()) == 1
 
 
 def test_winners_it_begins_with_are_reached_at_once(tmp_path: Path) -> None:
