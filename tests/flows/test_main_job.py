@@ -95,7 +95,7 @@ def test_another_seed_gives_other_predictions(first: dict[str, Any], store: Path
     assert other["seed"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_seed_in_a_fresh_store_gives_the_same_predictions(
     first: dict[str, Any], source: Path, tmp_path: Path
 ) -> None:

@@ -101,7 +101,7 @@ def test_help_has_an_example() -> None:
     assert "polychoir tune RUN.yaml" in polychoir("tune", "--help").stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_the_test_rows_say_is_in_the_report_once_both_were_trained(place: Path, study: dict[str, Any]) -> None:
     before = (Path(study["folder"]) / "report.html").read_text()
     assert "looks better than it is" in before
