@@ -165,29 +165,22 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
 
 
 def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool) -> "RunSummary":
-    from flows.runtime import began, drain, owner_tags, prefect_at
+    from flows.runtime import began, run_flow
     from flows.screen import TrainingView
-    from training_core.campaigns.recording import tracker_at
+
+    def start() -> Any:
+        from prefect.task_runners import ThreadPoolTaskRunner
+
+        from flows.train_ensemble import train_ensemble
+        from training_core.campaigns.bagging import num_workers
+
+        runner: Any = ThreadPoolTaskRunner(max_workers=num_workers(config))
+        return train_ensemble.with_options(task_runner=runner)(config, str(store), began(), return_state=True)
 
     with TrainingView(console).live() as view:
-        view({"event": "stage", "text": "starting Prefect"})
-        with prefect_at(store, verbose, meanwhile=tracker_at(config.trackers, str(store)).connect):
-            from prefect import tags
-            from prefect.task_runners import ThreadPoolTaskRunner
-
-            from flows.train_ensemble import train_ensemble
-            from tasks.progress import listening
-            from training_core.campaigns.bagging import num_workers
-
-            runner: Any = ThreadPoolTaskRunner(max_workers=num_workers(config))
-            flow = train_ensemble.with_options(task_runner=runner)
-            with listening(view), tags(*owner_tags()):
-                state = flow(config, str(store), began(), return_state=True)
-            if state.state_details.flow_run_id:
-                drain(state.state_details.flow_run_id)
-            summary = state.result()
-            _remember_closing(summary)
-            return summary
+        summary = run_flow(start, view, store, config.trackers, verbose)
+    _remember_closing(summary)
+    return summary
 
 
 def _remember_closing(summary: "RunSummary") -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from training_core.errors import PolychoirError, UserError
@@ -94,6 +95,19 @@ def check_dataset(dataset: str, store: Path) -> None:
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
     print(json.dumps(value))
+
+
+def overall_progress(console: Console) -> Progress:
+    """A bar for a whole run: what it is at, how far it is, and in the field `left` the time that is left."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+    )
 
 
 def screen(stderr: bool = False) -> Console:

@@ -147,21 +147,13 @@ def _rates(text: str | None) -> tuple[float, ...] | None:
 def _run_flow(
     request: "EvaluationConfig", store: Path, out: Path | None, console: Console, verbose: bool
 ) -> "KeptEvaluation":
-    from flows.runtime import drain, owner_tags, prefect_at
+    from flows.runtime import run_flow
     from flows.screen import TrainingView
-    from training_core.campaigns.recording import tracker_at
+
+    def start() -> Any:
+        from flows.evaluate import evaluate_model
+
+        return evaluate_model(request, str(store), str(out.resolve()) if out else "", return_state=True)
 
     with TrainingView(console).live() as view:
-        view({"event": "stage", "text": "starting Prefect"})
-        with prefect_at(store, verbose, meanwhile=tracker_at(request.trackers, str(store)).connect):
-            from prefect import tags
-
-            from flows.evaluate import evaluate_model
-            from tasks.progress import listening
-
-            with listening(view), tags(*owner_tags()):
-                place = str(out.resolve()) if out else ""
-                state = evaluate_model(request, str(store), place, return_state=True)
-            if state.state_details.flow_run_id:
-                drain(state.state_details.flow_run_id)
-            return state.result()
+        return run_flow(start, view, store, request.trackers, verbose)

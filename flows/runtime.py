@@ -9,17 +9,21 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psutil
 
 from flows.embedded_server import embedded_server
 from training_core.tracking.processes import is_abandoned, process_tags
+
+if TYPE_CHECKING:
+    from training_core.jobs import Event
+    from training_core.tracking import TrackerKind
 
 DRAIN_SECONDS = 30
 _QUIET = {
@@ -61,6 +65,44 @@ def prefect_at(store: Path, verbose: bool = False, meanwhile: Callable[[], objec
                 yield
         finally:
             del os.environ["PREFECT_API_URL"]
+
+
+def run_flow(
+    start: Callable[[], Any],
+    view: "Callable[[Event], None]",
+    store: Path,
+    trackers: "Sequence[TrackerKind]",
+    verbose: bool,
+) -> Any:
+    """Bring Prefect up, run a flow there with its progress shown, and wait until the server knows how it ended.
+
+    Args:
+        start: runs the flow and gives its final state; only within it may Prefect and the flow be imported.
+        view: told what happens.
+        store: where an embedded server keeps its database.
+        trackers: which one to connect to while the server starts.
+        verbose: leave library logs on the screen.
+
+    Returns:
+        What the flow returned.
+
+    Raises:
+        TransientError: the embedded server did not start.
+        StorageError: the store cannot be written.
+    """
+    from training_core.campaigns.recording import tracker_at
+
+    view({"event": "stage", "text": "starting Prefect"})
+    with prefect_at(store, verbose, meanwhile=tracker_at(trackers, str(store)).connect):
+        from prefect import tags
+
+        from tasks.progress import listening
+
+        with listening(view), tags(*owner_tags()):
+            state = start()
+        if state.state_details.flow_run_id:
+            drain(state.state_details.flow_run_id)
+        return state.result()
 
 
 def began() -> float:

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import overall_progress
 from flows.tuning_screen import trial_line
 from training_core.campaigns.bagging import Plan
 from training_core.campaigns.budget_use import BudgetUse
@@ -37,15 +38,7 @@ class TrainingView:
         self._work_done = 0.0
         self._started = time.monotonic()
         self._deadline = float("inf")
-        self._total = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-        )
+        self._total = overall_progress(console)
         self._learners = Progress(
             TextColumn("  {task.description}", style="dim"),
             BarColumn(bar_width=20),

@@ -81,24 +81,17 @@ def _check_space(config: "RunConfig", store: Path) -> None:
 
 
 def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool) -> "StudySummary":
-    from flows.runtime import drain, owner_tags, prefect_at
+    from flows.runtime import run_flow
     from flows.tuning_screen import TuningView
-    from training_core.campaigns.recording import tracker_at
+
+    def start() -> Any:
+        from prefect.task_runners import ThreadPoolTaskRunner
+
+        from flows.tune import tune_ensemble
+        from training_core.campaigns.bagging import num_workers
+
+        runner: Any = ThreadPoolTaskRunner(max_workers=num_workers(config))
+        return tune_ensemble.with_options(task_runner=runner)(config, str(store), return_state=True)
 
     with TuningView(console, config.tuning).live() as view:
-        view({"event": "stage", "text": "starting Prefect"})
-        with prefect_at(store, verbose, meanwhile=tracker_at(config.trackers, str(store)).connect):
-            from prefect import tags
-            from prefect.task_runners import ThreadPoolTaskRunner
-
-            from flows.tune import tune_ensemble
-            from tasks.progress import listening
-            from training_core.campaigns.bagging import num_workers
-
-            runner: Any = ThreadPoolTaskRunner(max_workers=num_workers(config))
-            flow = tune_ensemble.with_options(task_runner=runner)
-            with listening(view), tags(*owner_tags()):
-                state = flow(config, str(store), return_state=True)
-            if state.state_details.flow_run_id:
-                drain(state.state_details.flow_run_id)
-            return state.result()
+        return run_flow(start, view, store, config.trackers, verbose)

@@ -9,10 +9,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import overall_progress
 from training_core.campaigns.tuning.config import TuningConfig
 from training_core.campaigns.tuning.plots import OBJECTIVES, best_first, by_importance, shown
 from training_core.campaigns.tuning.report import changed_settings
@@ -43,15 +43,7 @@ class TuningView:
         self._told = self._told_before = 0
         self._of: int | None = None
         self._began: float | None = None
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-        )
+        self._progress = overall_progress(console)
         self._bar = self._progress.add_task("starting", total=None, left="")
 
     @contextmanager

@@ -44,7 +44,7 @@ class Foresight:
         trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
         self._known = [trial for trial in trials if trial.number < before]
         # Numbers count: Hyperband deals trials out to its brackets by their numbers.
-        self._study.add_trials([trial if trial.state.is_finished() else _placeholder() for trial in self._known])
+        self._study.add_trials([trial if trial.state.is_finished() else _unknown() for trial in self._known])
 
     def give_up_table(self, pruner: BasePruner, number: int, epochs: Sequence[int]) -> dict[int, float]:
         """For each epoch at which the pruner would end trial `number`: the largest value with which it may go on.
@@ -126,6 +126,6 @@ def _imagined(number: int, values: dict[int, float], noted: Mapping[str, Any]) -
     )
 
 
-def _placeholder() -> FrozenTrial:
+def _unknown() -> FrozenTrial:
     """Stands for a trial nothing is known of yet."""
     return optuna.trial.create_trial(state=TrialState.FAIL)
