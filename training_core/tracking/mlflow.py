@@ -17,15 +17,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from training_core.errors import ConfigError, StorageError, UserError
-from training_core.tracking.database import prepare_database
+from training_core.tracking.database import prepare_database, tracking_uri
 from training_core.tracking.entries import finite_or_nan, legal_keys, thin
 from training_core.tracking.models import (
     ENSEMBLE,
     ensemble_folder,
     forget_unused_code,
+    local_folder,
     package_sha256,
     parse_model_uri,
     save_package,
@@ -33,6 +33,7 @@ from training_core.tracking.models import (
 from training_core.tracking.processes import HOST, is_abandoned, process_tags
 from training_core.tracking.protocol import ModelPackage, ResolvedModel, RunRecord, RunStatus, Servable, TrackedDataset
 from training_core.tracking.quiet import quiet
+from training_core.tracking.registry import ENSEMBLE_SHA256, ERASED, RETIRED
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -44,7 +45,7 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 """What MLflow is told unless the user said otherwise; it reads these anew on every call."""
-_ENSEMBLE, _PACKAGE = "polychoir.ensemble_sha256", "polychoir.package_sha256"
+_PACKAGE = "polychoir.package_sha256"
 
 
 class MLflowTracker:
@@ -58,7 +59,7 @@ class MLflowTracker:
 
     def __init__(self, store_root: Path, uri: str | None = None, experiment: str | None = None) -> None:
         self._root = store_root.absolute()
-        self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._root / 'mlflow.db'}"
+        self._uri = uri or tracking_uri(store_root)
         self.location = _without_credentials(self._uri)
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "polychoir"
         self._connection: tuple[Any, str] | None = None
@@ -149,9 +150,9 @@ class MLflowTracker:
         When the newest version holds the same ensemble, packaged by the same code, that version is returned.
         """
         client, experiment_id = self._connected()
-        tags = {**package.tags, _ENSEMBLE: package.sha256, _PACKAGE: package_sha256(package)}
+        tags = {**package.tags, ENSEMBLE_SHA256: package.sha256, _PACKAGE: package_sha256(package)}
         newest = self._newest_version(package.name)
-        if newest and all(newest.tags.get(key) == tags[key] for key in (_ENSEMBLE, _PACKAGE)):
+        if newest and all(newest.tags.get(key) == tags[key] for key in (ENSEMBLE_SHA256, _PACKAGE)):
             known = f"models:/{package.name}/{newest.version}"
             with suppress(StorageError):  # a server keeps its files; not downloaded just to see that they are there
                 return known if self._has_server else self.resolve_model(known).uri
@@ -159,17 +160,17 @@ class MLflowTracker:
         logged = client.create_logged_model(experiment_id, package.name, run_id, tags, model_type="ensemble")
         try:
             with tempfile.TemporaryDirectory() as folder:
-                save_package(_mlflow(), package, Path(folder) / "model", logged.model_id, run_id, tags)
+                save_package(import_mlflow(), package, Path(folder) / "model", logged.model_id, run_id, tags)
                 client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
             client.finalize_logged_model(logged.model_id, "READY")
         except Exception:
             with suppress(Exception):
                 client.finalize_logged_model(logged.model_id, "FAILED")
             raise
-        output = _mlflow().entities.LoggedModelOutput(logged.model_id, step=0)
+        output = import_mlflow().entities.LoggedModelOutput(logged.model_id, step=0)
         client.log_outputs(run_id, [output])
         if newest is None:
-            with suppress(_mlflow().MlflowException):  # already there, without versions
+            with suppress(import_mlflow().MlflowException):  # already there, without versions
                 client.create_registered_model(package.name)
         # A server takes only the model's id, since it checks who owns the files; without one MLflow would look the id
         # up under the global tracking URI, which may be another.
@@ -183,6 +184,8 @@ class MLflowTracker:
     def resolve_model(self, uri: str) -> ResolvedModel:
         """Find a registered ensemble; its files are downloaded once when they are not on this machine.
 
+        The latest version is the newest that is not retired.
+
         Raises:
             ConfigError: the URI is malformed, or names no registered model or version.
             StorageError: the registry does not answer, or the files of the version are gone, cannot be fetched, or hold
@@ -195,8 +198,10 @@ class MLflowTracker:
             if alias:
                 version = client.get_model_version_by_alias(name, alias)
             else:
-                version = client.get_model_version(name, number) if number else self._newest_version(name)
-        except _mlflow().MlflowException as error:
+                version = (
+                    client.get_model_version(name, number) if number else self._newest_version(name, retired=False)
+                )
+        except import_mlflow().MlflowException as error:
             if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 raise StorageError(
                     f"the registry {self.location} cannot be asked for '{uri}' ({_reason(error)}); see that "
@@ -209,17 +214,28 @@ class MLflowTracker:
         pinned = f"models:/{name}/{version.version}"
         try:
             files = self._fetch(client.get_model_version_download_uri(name, version.version))
-        except _mlflow().MlflowException as error:
+        except import_mlflow().MlflowException as error:
             raise StorageError(f"the files of {pinned} cannot be fetched: {error}") from error
-        folder = ensemble_folder(_mlflow(), files)
+        folder = ensemble_folder(import_mlflow(), files)
         if folder is None:
-            raise StorageError(f"the files of {pinned} are gone, or hold no ensemble; register the ensemble again")
-        return ResolvedModel(uri=pinned, path=folder, sha256=version.tags.get(_ENSEMBLE))
+            erased = version.tags.get(ERASED)
+            how = f"were removed at {erased}, for it is retired" if erased else "are gone, or hold no ensemble"
+            raise StorageError(f"the files of {pinned} {how}; register the ensemble again")
+        return ResolvedModel(uri=pinned, path=folder, sha256=version.tags.get(ENSEMBLE_SHA256))
+
+    @property
+    def client(self) -> Any:
+        """MLflow's own client of this place; call it within `quiet()`.
+
+        Raises:
+            StorageError: the local database cannot be written or is none.
+        """
+        return self._connected()[0]
 
     def _connected(self) -> tuple[Any, str]:
         """The client and the experiment's id, made on first use; `quiet` lets in one thread at a time."""
         if self._connection is None:
-            mlflow = _mlflow()
+            mlflow = import_mlflow()
             if self._uri.startswith("sqlite:////") and "?" not in self._uri:
                 database = Path(self._uri.removeprefix("sqlite:///"))
                 prepare_database(database, lambda path: _create_schema(path, self._artifacts))
@@ -243,7 +259,7 @@ class MLflowTracker:
         if found is None:
             try:
                 return client.create_experiment(self._experiment, location)
-            except _mlflow().MlflowException:  # another process was faster
+            except import_mlflow().MlflowException:  # another process was faster
                 found = client.get_experiment_by_name(self._experiment)
                 if found is None:
                     raise
@@ -274,7 +290,7 @@ class MLflowTracker:
         curves: Mapping[str, Iterable[tuple[int, float]]] | None = None,
     ) -> None:
         """Everything in as few transactions as MLflow allows; a final value comes after the curve of the same key."""
-        entities, now = _mlflow().entities, _milliseconds(None)
+        entities, now = import_mlflow().entities, _milliseconds(None)
         points = {key: thin(list(curve)) for key, curve in (curves or {}).items()}
         for key, value in (metrics or {}).items():
             earlier = points.setdefault(key, [])
@@ -288,21 +304,22 @@ class MLflowTracker:
         settings = [entities.Param(param_names[key], value) for key, value in (params or {}).items()]
         self._connected()[0].log_batch(run_id, metrics=rows, params=settings)
 
-    def _newest_version(self, name: str) -> Any:
+    def _newest_version(self, name: str, retired: bool = True) -> Any:
+        """The newest version, retired ones counting or not; None when there is none."""
         client, _ = self._connected()
-        quoted = name.replace("'", "")
-        found = client.search_model_versions(f"name = '{quoted}'", max_results=1, order_by=["version_number DESC"])
-        return found[0] if found else None
+        asked = {"filter_string": f"name = '{name}'", "order_by": ["version_number DESC"]}
+        found = client.search_model_versions(**asked, max_results=1 if retired else 100)
+        return next((version for version in found if retired or RETIRED not in version.tags), None)
 
     def _fetch(self, location: str) -> Path:
         """The local directory of the model files at `location`, which may turn out not to be there."""
-        if location.startswith(("file:", "/")):
-            return Path(url2pathname(urlparse(location).path))
+        if (local := local_folder(location)) is not None:
+            return local
         folder = self._root / "downloads" / hashlib.sha256(location.encode()).hexdigest()[:32]
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-                download = _mlflow().artifacts.download_artifacts
+                download = import_mlflow().artifacts.download_artifacts
                 found = download(artifact_uri=location, dst_path=unfinished, tracking_uri=self.location)
                 with suppress(OSError):  # another process was faster
                     Path(found).rename(folder)
@@ -313,7 +330,7 @@ def serve(load: Callable[[Path], Servable]) -> None:
     """Make `load(ensemble directory)` the model that MLflow serves; for the last line of a models-from-code script."""
     import pandas as pd
 
-    mlflow = _mlflow()
+    mlflow = import_mlflow()
 
     class Model(mlflow.pyfunc.PythonModel):
         def load_context(self, context: Any) -> None:
@@ -332,7 +349,7 @@ def serve(load: Callable[[Path], Servable]) -> None:
 
 
 @cache
-def _mlflow() -> ModuleType:
+def import_mlflow() -> ModuleType:
     """MLflow, imported on first use (seconds), after its environment is settled: telemetry starts with the import."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -351,7 +368,7 @@ def _create_schema(database: Path, artifacts: str) -> None:
 
 def _dataset_input(dataset: TrackedDataset) -> Any:
     """The dataset as MLflow lists it; its digest has room for 36 characters, so a tag holds the whole fingerprint."""
-    entities = _mlflow().entities
+    entities = import_mlflow().entities
     found = entities.Dataset(
         name=dataset.name,
         digest=dataset.fingerprint[:36],

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from training_core.errors import ConfigError
 from training_core.tracking.protocol import ModelPackage
@@ -18,7 +20,7 @@ ENSEMBLE = "ensemble"
 """Name of the ensemble's directory among the artifacts of a package."""
 _MAX_SIGNATURE_COLUMNS = 2000
 """MLflow checks an input cell by cell: 12,288 columns of 100 rows took 7 s, so wide models go without a signature."""
-_URI = re.compile(r"models:/(?P<name>[^/:@]+)(?:@(?P<alias>[\w\-]+)|/(?P<version>\d+)|/latest)")
+_URI = re.compile(r"models:/(?P<name>[^/:@'\x00-\x1f]+)(?:@(?P<alias>[\w\-]+)|/(?P<version>\d+)|/latest)")
 
 
 def parse_model_uri(uri: str) -> tuple[str, str | None, str | None]:
@@ -31,6 +33,21 @@ def parse_model_uri(uri: str) -> tuple[str, str | None, str | None]:
     if not found:
         raise ConfigError(f"'{uri}' is not the URI of a model; expected models:/name/3 or models:/name@champion")
     return found["name"], found["alias"], found["version"]
+
+
+def model_uri(model: str) -> str:
+    """A model as a person names it, as a URI: `shoes` is its latest version, `shoes@champion` that of an alias.
+
+    What is a `models:/` URI already stays as it is.
+    """
+    if model.startswith("models:/"):
+        return model
+    return f"models:/{model}" if "@" in model else f"models:/{model}/latest"
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder of artifacts that MLflow names, which may not be there; None where no folder of this machine is."""
+    return Path(url2pathname(urlparse(location).path)) if location.startswith(("file:", "/")) else None
 
 
 def package_sha256(package: ModelPackage) -> str:
