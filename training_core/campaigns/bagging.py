@@ -11,9 +11,14 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
-
-from training_core.artifacts import ArtifactRef, is_published, open_published, publish_directory, verify_published
+from training_core.artifacts import (
+    ArtifactRef,
+    is_published,
+    mark_used,
+    open_published,
+    publish_directory,
+    verify_published,
+)
 from training_core.campaigns.budget import at_most, by_gain, max_bytes, too_large, with_cover
 from training_core.campaigns.grouping import deal_in_order, plan_cohorts
 from training_core.campaigns.run_bags import (
@@ -40,6 +45,7 @@ from training_core.recipes import MultimodalConfig
 from training_core.seeding import derive_seed
 from training_core.selection.choice import Choice, choose_learners
 from training_core.selection.conclude import Candidate, conclude
+from training_core.selection.units import units_of
 
 
 class Plan(Config):
@@ -151,7 +157,7 @@ def _check_training(training: TrainingConfig, dataset: Dataset) -> None:
     """
     task = dataset.spec.task
     build_objectives(task, training, class_weights(task, training, dataset.target(dataset.rows("train"))))
-    training.optimizer_config().build(nn.Linear(1, 1))
+    training.optimizer_config().check_available()
     if training.loss not in ("default", *LossStrategyRegistry().names()):
         raise ConfigError(
             f"the loss '{training.loss}' is registered in this process only, and the learners of an ensemble train in "
@@ -199,7 +205,7 @@ def plan_jobs(
     left = {job.name: f"`budget.learners` is {budget.learners}" for job in jobs if job.name not in names}
     first = tuple(name for name in cover if name in names)
     if budget.seconds:
-        cohorts, here = deal_in_order(companies, first, workers, budget.seconds)
+        cohorts, here = deal_in_order(companies, first, workers, budget.seconds, run.executor != "processes")
     else:
         cohorts, here = plan_cohorts(kept, workers, budget.group_size), ()
     return Plan(bags=tuple(bags), cohorts=cohorts, here=here, cover=first, left_out=left)
@@ -263,9 +269,11 @@ def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], 
                 available=dataset.available(rows),
                 config=run.combination,
                 seed=derive_seed(run.seed, "combination"),
+                units=units_of(dataset.groups(rows), dataset.times(rows)),
                 dataset=ref.label,
                 dataset_fingerprint=ref.fingerprint,
             )
+    mark_used(folder)
     return open_published(folder)
 
 

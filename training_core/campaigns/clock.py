@@ -5,12 +5,11 @@ the first few learners while others still train, and from how wrong the estimate
 """
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Literal
 
-from training_core.artifacts import write_text_atomically
+from training_core.artifacts import machine_cache, write_text_atomically
 from training_core.config import Config
 from training_core.quantities import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -128,5 +127,4 @@ def _read() -> dict[str, float]:
 
 
 def _file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if root else Path.home() / ".cache") / "polychoir" / "closing.json"
+    return machine_cache() / "closing.json"

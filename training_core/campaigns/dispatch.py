@@ -22,7 +22,18 @@ from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config
 from training_core.errors import GateError, UserError
 from training_core.isolation import collect_reports, cool_down, device_kind
-from training_core.jobs import Cohort, DatasetRef, Event, Job, JobReport, Limits, OnEvent, TimeLeft, finished_report
+from training_core.jobs import (
+    Cohort,
+    DatasetRef,
+    Event,
+    Job,
+    JobReport,
+    Limits,
+    OnEvent,
+    TimeLeft,
+    event_of,
+    finished_report,
+)
 from training_core.jobs import skipped_report as skipped
 from training_core.schema import patterns_to_judge
 from training_core.selection.ensemble import Ensemble
@@ -50,6 +61,24 @@ class TrainingOutcome(Config):
     """What is expected to take place after training."""
 
 
+def reports_of(cohort: Cohort, outcome: Outcome, store: Path, device: str) -> Sequence[JobReport]:
+    """What a group gave; when its process died, what it had published before it did.
+
+    Args:
+        cohort: the group.
+        outcome: how it ended.
+        store: where learners are published.
+        device: the kind of device that it trained on, which need not be this machine's.
+
+    Raises:
+        UserError: a learner met a setting or data that the user has to mend.
+        BaseException: whoever ran the group was told to end.
+    """
+    if isinstance(outcome, UserError) or (isinstance(outcome, BaseException) and not isinstance(outcome, Exception)):
+        raise outcome
+    return collect_reports(cohort, store, str(outcome), device) if isinstance(outcome, Exception) else outcome
+
+
 class Dispatcher:
     """Trains one plan. Give it the events of the learners (`on_event`), from any thread, then call `train` once."""
 
@@ -61,6 +90,7 @@ class Dispatcher:
         self._time_left = TimeLeft(Limits())
         self._rehearsal: Rehearsal | None = None
         self._usable_seconds: float | None = None
+        self._device = "cpu"
         judged = clock.wrapping == "flow"  # in the library only when somebody asks
         self._num_test_rows = len(open_dataset(dataset).rows("test")) if judged else 0
 
@@ -69,17 +99,21 @@ class Dispatcher:
         if event["event"] in {"finished", "failed", "reused", "skipped", "pruned"}:
             self._messages.put((None, event))
 
-    def train(self, launch: Launch, here: Here, tell: OnEvent = lambda event: None) -> TrainingOutcome:
+    def train(
+        self, launch: Launch, here: Here, tell: OnEvent = lambda event: None, device: str | None = None
+    ) -> TrainingOutcome:
         """Train all groups; a group whose process died costs its unfinished learners, not the run.
 
         Args:
             launch: begins to train a group.
             here: trains the jobs that are to be trained before all groups, in this process.
             tell: told when an ensemble of the covering set is there.
+            device: kind of device that groups train on, which learners are filed under; by default this machine's.
 
         Raises:
             UserError: a learner met a setting or data that the user has to mend.
         """
+        self._device = device or device_kind()
         waiting = deque(self._plan.cohorts)
         at_a_time = num_workers(self._run) if self._clock.seconds else max(1, len(waiting))
         reports: dict[str, JobReport] = {}
@@ -102,7 +136,7 @@ class Dispatcher:
                 self._take_in(message, tell)
             elif cohort is not None:
                 running -= 1
-                reports |= {report.name: report for report in self._reports(cohort, message)}
+                reports |= {report.name: report for report in reports_of(cohort, message, self._store, self._device)}
         self._take_in_all(tell)  # events that came with the last group
         if self._plan.cohorts:
             cool_down()
@@ -163,8 +197,7 @@ class Dispatcher:
 
     def _rehearse(self, tell: OnEvent) -> None:
         """Publish an ensemble of what is there, and measure what that takes."""
-        kind = device_kind()
-        found = [finished_report(job, self._store, kind) for job in self._plan.jobs]
+        found = [finished_report(job, self._store, self._device) for job in self._plan.jobs]
         reports = [report for report in found if report is not None]
         if not reports or self._clock.left <= 0:
             return
@@ -209,17 +242,8 @@ class Dispatcher:
 
     def _without_training(self, cohort: Cohort) -> Iterable[JobReport]:
         """Reports of a group that there is no time to begin with: what was trained before counts."""
-        kind = device_kind()
         why = "there was no time left to begin with it"
-        return [finished_report(job, self._store, kind) or skipped(job, why) for job in cohort.jobs]
-
-    def _reports(self, cohort: Cohort, outcome: Outcome) -> Sequence[JobReport]:
-        """What a group gave; when it failed, what it had published before it did."""
-        if isinstance(outcome, UserError) or (
-            isinstance(outcome, BaseException) and not isinstance(outcome, Exception)
-        ):
-            raise outcome
-        return collect_reports(cohort, self._store, str(outcome)) if isinstance(outcome, Exception) else outcome
+        return [finished_report(job, self._store, self._device) or skipped(job, why) for job in cohort.jobs]
 
     def _at_least_one(self, launch: Launch, here: Here, reports: dict[str, JobReport]) -> dict[str, JobReport]:
         """Train the quickest learner for all modalities after all, over the time: a run has to end with something."""
@@ -240,4 +264,28 @@ class Dispatcher:
                 if message["event"] == "finished":
                     self._trained.add(message["job"])
             elif whose is cohort:
-                return {report.name: report for report in self._reports(cohort, message)}
+                return {report.name: report for report in reports_of(cohort, message, self._store, self._device)}
+
+
+def news_of(cohort: Cohort, store: Path) -> Callable[[Outcome], list[Event]]:
+    """What is to be told of a group that cannot be heard while it trains, when it is over.
+
+    To be called before the group is begun: a learner that is there by then is reused. Any other one has been trained
+    for this run, though it was found by a second try after the first one's process had died.
+    """
+    devices = ("cpu", "cuda")  # that of a worker need not be this machine's
+    there = {job.name for job in cohort.jobs if any(finished_report(job, store, device) for device in devices)}
+
+    def news(outcome: Outcome) -> list[Event]:
+        if isinstance(outcome, BaseException):
+            return []
+        return [
+            event_of(
+                report.model_copy(update={"status": "trained"})
+                if report.status == "reused" and report.name not in there
+                else report
+            )
+            for report in outcome
+        ]
+
+    return news

@@ -32,6 +32,18 @@ _ACCEPTED = ("blank_rows", "conflicting_targets", "dead_features", "label_leakag
 """Findings about data that would stop a preparation: an estimator takes what it is given."""
 
 
+_OWN: Mapping[str, str] = {
+    "seed": "an estimator is given its seed as `random_state`",
+    "preset": "an estimator has a parameter `preset` of its own",
+    "budget": "an estimator has a parameter `budget` of its own",
+    "dataset": "an estimator's data are what `fit` is given",
+    "executor": "an estimator trains in processes of this machine, as many as `n_jobs`",
+    "cluster": "an estimator trains in processes of this machine, as many as `n_jobs`",
+    "trackers": "an estimator records nothing; use `fit_ensemble` or the command line for a run that is tracked",
+}
+"""Fields of `RunConfig` that are no settings of an estimator, and what is in their place."""
+
+
 class _PolychoirEstimator(BaseEstimator):
     """What the classifier and the regressor share.
 
@@ -60,6 +72,9 @@ class _PolychoirEstimator(BaseEstimator):
         """Train on checked data and keep the ensemble as bytes."""
         from training_core.campaigns.library import fit_ensemble
 
+        settings = dict(self.settings or {})
+        if taken := [name for name in _OWN if name in settings]:
+            raise ConfigError(f"got `{taken[0]}` in `settings`; {_OWN[taken[0]]}")
         self._parts = _parts(self.modalities, X.shape[1], getattr(self, "feature_names_in_", None))
         limits = {"seconds": self.budget} if isinstance(self.budget, int | float) else dict(self.budget or {})
         processes = self.n_jobs not in (None, 1)
@@ -68,9 +83,7 @@ class _PolychoirEstimator(BaseEstimator):
         elif not processes:
             limits = {"workers": 1, **limits}
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        run = RunConfig.load(
-            dataset="estimator", preset=self.preset, seed=seed, budget=limits, trackers=(), **dict(self.settings or {})
-        )
+        run = RunConfig.load(dataset="estimator", preset=self.preset, seed=seed, budget=limits, trackers=(), **settings)
         with tempfile.TemporaryDirectory(prefix="polychoir-") as folder:
             ensemble = fit_ensemble(
                 self._tables(X),
@@ -130,7 +143,8 @@ class PolychoirClassifier(ClassifierMixin, _PolychoirEstimator):
         budget: seconds that `fit` may take, or settings such as {"learners": 8}.
         n_jobs: processes that train; None or 1: in this process.
         random_state: a seed, or a generator, for everything random.
-        settings: further fields of `RunConfig`, such as {"training": {"epochs": 20}}.
+        settings: further fields of `RunConfig`, such as {"training": {"epochs": 20}}; those that have a parameter here,
+            or mean nothing here, are refused by `fit`.
 
     Attributes:
         classes_: the classes, sorted.

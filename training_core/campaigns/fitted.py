@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 
 Available = Iterable[str] | Mapping[str, Any] | None
-"""Modalities that may be looked at: their names, or bool [N] by name; None: all that are there."""
+"""Modalities that may be looked at: their names, or bool [N] by name, which leaves those it does not name as they are;
+None: all that are there."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,13 @@ class FittedEnsemble(Ensemble):
             samples: arrays by modality (one left out is missing), a flat data frame (see `data.frames`), a file of
                 either, a data set (its test rows, or all when it has none), or `Samples`.
             weighting: "selected", or "mean" for the plain mean of all learners.
-            available: the modalities that may be looked at, or bool [N] by modality; by default all that are there.
+            available: the modalities that may be looked at, or bool [N] by modality, which leaves those it does
+                not name as they are; by default all that are there.
 
         Raises:
             DataError: `samples` have none of the modalities, a wrong shape, or `available` names an unknown modality.
         """
-        shown = _restricted(self._samples(samples), available, self.spec.names)
+        shown = restricted(self._samples(samples), available, self.spec.names)
         found = super().predict(shown, weighting)
         own = {f.name: getattr(found, f.name) for f in fields(found)}
         return LabelledPredictions(**own, labels=self._labels(found.values))
@@ -167,7 +169,7 @@ class FittedEnsemble(Ensemble):
         import pandas as pd
 
         names = self.spec.names
-        judged = {} if self._judgement is None else {frozenset(p.available): p for p in self._judgement.patterns}
+        judged = {} if self.judgement is None else {frozenset(p.available): p for p in self.judgement.patterns}
         rows: list[dict[str, Any]] = []
         for pattern in patterns_to_judge(names):
             row: dict[str, Any] = {
@@ -189,7 +191,7 @@ class FittedEnsemble(Ensemble):
         return FitSummary(
             dataset=origin.dataset.label,
             metric=self.task.metric,
-            judgement=self._judgement,
+            judgement=self.judgement,
             learners=LearnerCounts.of(reports, kept=len(self.kept)),
             best_single=self.best_single,
             best_single_score=next((r.score for r in trained if r.name == self.best_single), None),
@@ -203,7 +205,7 @@ class FittedEnsemble(Ensemble):
         )
 
     @cached_property
-    def _judgement(self) -> Judgement | None:
+    def judgement(self) -> Judgement | None:
         """What the test rows say; None when there are none."""
         origin = self._trained_here
         if not len(_open(origin.dataset).rows("test")):
@@ -263,7 +265,7 @@ class FittedEnsemble(Ensemble):
         )
 
 
-def _restricted(samples: Samples, available: Any, names: tuple[str, ...]) -> Samples:
+def restricted(samples: Samples, available: Any, names: tuple[str, ...]) -> Samples:
     """The samples with all but the `available` modalities hidden."""
     if available is None:
         return samples

@@ -79,7 +79,7 @@ def predicted_seconds(company: Sequence[Job]) -> float:
 
 
 def deal_in_order(
-    companies: Sequence[Sequence[Job]], cover: Sequence[str], workers: int, seconds: float
+    companies: Sequence[Sequence[Job]], cover: Sequence[str], workers: int, seconds: float, elsewhere: bool = False
 ) -> tuple[tuple[Cohort, ...], tuple[Job, ...]]:
     """Groups that train the companies about in their order, `workers` groups at a time; and what is trained before.
 
@@ -94,13 +94,15 @@ def deal_in_order(
         cover: names of the jobs of the covering set.
         workers: groups that train at a time.
         seconds: the budget.
+        elsewhere: groups train on other machines, whose learners may be filed under another kind of device than those
+            of this one: nothing is trained before them.
 
     Returns:
         The groups, and the jobs to be trained before them.
     """
     first = [job for company in companies for job in company if job.name in cover]
     at_once = all(job.recipe.learner.family == "estimator" for job in first)
-    here = first if at_once and predicted_seconds(first) <= _HERE * seconds else []
+    here = first if not elsewhere and at_once and predicted_seconds(first) <= _HERE * seconds else []
     most = max(_GROUP_SECONDS, seconds / 8)
     load = [0.0] * workers
     groups: list[tuple[float, list[Job]]] = []  # when it is expected to begin, and its jobs

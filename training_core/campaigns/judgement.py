@@ -25,7 +25,9 @@ from training_core.engine.watching.speed import SpeedReport
 from training_core.errors import DataError
 from training_core.evaluation.metrics import score
 from training_core.evaluation.patterns import pattern_table
+from training_core.evaluation.predictions import Predictions
 from training_core.jobs import DatasetRef
+from training_core.schema import TaskSpec
 from training_core.selection.ensemble import Ensemble
 from training_core.selection.leaderboard import leaderboard
 
@@ -54,10 +56,19 @@ def judge(ensemble_ref: ArtifactRef, ref: DatasetRef) -> Judgement:
         confidence=full.confidence,
         test=dict(full.metrics) | ({} if full.ece is None else {"ece": full.ece}),
         num_rows=len(samples),
-        best_single=SingleScore(learner=best, score=score(task, samples.target, under.predict_member(best).values)),
+        best_single=_single_score(task, samples.target, best, under.predict_member(best)),
         plain_mean=MeanScore(score=score(task, samples.target, under.predict(weighting="mean").values)),
         patterns=tuple(patterns),
         predictions_sha256=predictions_sha256(samples.ids, under.predict().values),
+    )
+
+
+def _single_score(task: TaskSpec, target: np.ndarray, learner: str, said: Predictions) -> SingleScore:
+    """How well one learner does, on all rows and on those that it answers."""
+    answered = said.num_learners > 0
+    own = score(task, target[answered], said.values[answered]) if answered.any() else None
+    return SingleScore(
+        learner=learner, score=score(task, target, said.values), answered_score=own, num_answered=int(answered.sum())
     )
 
 

@@ -4,22 +4,29 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from training_core.artifacts import open_published
 from training_core.campaigns import bagging
+from training_core.campaigns.advice.gathering import gather_trainings
+from training_core.campaigns.advice.insight import hold_gates
 from training_core.campaigns.bagging import Plan
 from training_core.campaigns.callbacks import Callback, Concluded, Narrator
 from training_core.campaigns.clock import RunClock
 from training_core.campaigns.dispatch import Dispatcher, Here, Launch, Outcome, TrainingOutcome
 from training_core.campaigns.fitted import FittedEnsemble
+from training_core.campaigns.kept_learners import keep_learners
 from training_core.campaigns.run_config import RunConfig
 from training_core.data.ingestion.in_memory import create_dataset_from_arrays
 from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.errors import ConfigError, PolychoirError, TransientError
-from training_core.isolation import run_isolated, stop_all, warm_up
+from training_core.evaluation.analytics import report_training
+from training_core.evaluation.gates import ON_TEST_ROWS, GateConfig, require_gates
+from training_core.isolation import ended_together, run_isolated, warm_up
 from training_core.jobs import Cohort, DatasetRef, Event, Job, JobReport, Limits, OnEvent, train_here
 from training_core.schema import ModalityKind, TaskKind
 
@@ -85,9 +92,9 @@ def fit_ensemble(
         settings: fields of `RunConfig`, such as `preset="quick"` or `training={"epochs": 20}`.
 
     Raises:
-        ConfigError: a setting is unknown or wrong.
+        ConfigError: a setting is unknown or wrong, or `gates` ask for scores of test rows and there are none.
         DataError: there is no such dataset, or the arrays do not fit together.
-        GateError: too few learners trained.
+        GateError: too few learners trained, or one of `gates` was missed; what was trained is kept all the same.
         TransientError: a learner's process died twice, and no learner was left.
     """
     began = _began()
@@ -100,27 +107,33 @@ def fit_ensemble(
         warm_up(bagging.num_workers(run))
     rows = {"kinds": kinds, "groups": groups, "times": times, "split": split, "source": source}
     run, dataset = with_dataset(run, data, place, target=target, task=task, name=name, **rows)
+    _require_test_rows(run, dataset)
     if run.tune:
         from training_core.campaigns.tuning.library import tuned
-        from training_core.campaigns.tuning.tuned_run import within_budget
+        from training_core.campaigns.tuning.tuned_run import tuning_deadline, within_budget
 
-        run = tuned(within_budget(run, clock), dataset, place, on_event, processes)
+        run = tuned(within_budget(run, clock), dataset, place, on_event, processes, tuning_deadline(clock))
     narrator = Narrator(callbacks, clock.deadline)
 
     def tell(event: Event) -> None:
         on_event(event)
         narrator(event)
 
-    survey = _train(bagging.plan_survey(run, dataset), run, dataset, place, clock, tell, processes)
+    first = bagging.plan_survey(run, dataset)
+    if first.jobs:
+        narrator.planned(first)
+    survey = _train(first, run, dataset, place, clock, tell, processes)
     bags = bagging.bags_of(run, dataset, bagging.measure_utilities(run, dataset, survey.reports))
     plan = bagging.plan_training(run, dataset, bags)
     narrator.planned(plan)
     trained = _train(plan, run, dataset, place, clock, tell, processes)
+    trained = trained.model_copy(update={"reports": (*trained.reports, *keep_learners(run, dataset, place))})
     artifact = bagging.conclude_run(run, dataset, trained.reports, place)
     fitted = FittedEnsemble.of(artifact, run, dataset, plan, trained, clock, _classes_of(target, data))
     if clock.seconds is not None:
         clock.remember_closing(trained.closing_seconds, clock.elapsed - (trained.ended - clock.started))
     narrator.concluded(Concluded(ensemble=str(artifact.path), num_kept=len(fitted.kept), seconds=clock.elapsed))
+    _hold_gates(run, dataset, trained.reports, fitted)
     return fitted
 
 
@@ -149,16 +162,23 @@ def run_of(data: Any, settings: Mapping[str, Any]) -> RunConfig:
     """The settings of a call on anything `fit_ensemble` takes.
 
     Raises:
-        ConfigError: a setting is unknown or wrong.
+        ConfigError: a setting is unknown or wrong, or asks for a cluster.
     """
     if isinstance(data, RunConfig):
         if settings:
             names = ", ".join(settings)
             raise ConfigError(f"got a whole RunConfig and {names}; put them into it: RunConfig.load(…, {names}=…)")
-        return data
-    if isinstance(data, Dataset):
-        return RunConfig.load(dataset=data.ref, **settings)
-    return RunConfig.load(dataset="arrays" if isinstance(data, Mapping) else str(data), **settings)
+        run = data
+    elif isinstance(data, Dataset):
+        run = RunConfig.load(dataset=data.ref, **settings)
+    else:
+        run = RunConfig.load(dataset="arrays" if isinstance(data, Mapping) else str(data), **settings)
+    if run.executor != "processes" or run.cluster:
+        raise ConfigError(
+            f"`executor` is {run.executor} and `cluster` '{run.cluster}', and the library trains in processes of this "
+            "machine; leave both out, or train on a cluster with `polychoir train` or the flow `train_ensemble`"
+        )
+    return run
 
 
 def with_dataset(
@@ -200,6 +220,32 @@ def with_dataset(
         **(source or {}),
     )
     return run.model_copy(update={"dataset": made.ref}), _reference(made)
+
+
+def _require_test_rows(run: RunConfig, dataset: DatasetRef) -> None:
+    """Find out before the training that a gate cannot be passed, whatever comes of it.
+
+    Raises:
+        ConfigError: it is on scores of test rows, and there are none.
+    """
+    asking = [f"gates.{gate}" for gate in ON_TEST_ROWS if getattr(run.gates, gate) is not None]
+    if asking and not len(bagging.open_dataset(dataset).rows("test")):
+        raise ConfigError(
+            f"`{asking[0]}` is held against test rows, and {dataset.label} has none; keep some back, for arrays with "
+            'split={"test": 0.2}'
+        )
+
+
+def _hold_gates(run: RunConfig, dataset: DatasetRef, reports: Sequence[JobReport], fitted: FittedEnsemble) -> None:
+    """Hold a run's gates, where it has any, against what came of it.
+
+    Raises:
+        GateError: one was missed.
+    """
+    if run.gates == GateConfig():
+        return
+    report, data = report_training(gather_trainings(reports)), bagging.open_dataset(dataset)
+    require_gates(hold_gates(run.gates, data, report, fitted.judgement, open_published(fitted.folder)))
 
 
 def _reference(dataset: Dataset) -> DatasetRef:
@@ -244,19 +290,20 @@ def launching(run: RunConfig, store: Path, on_event: OnEvent, processes: bool) -
     if not processes:
         yield _in_this_process(lambda jobs, limits: train_here(jobs, store, on_event, limits, run.profile))
         return
-    with ThreadPoolExecutor(bagging.num_workers(run)) as pool:
+    with ThreadPoolExecutor(bagging.num_workers(run)) as pool, ended_together():
 
         def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
             def ended(future: Future[list[JobReport]]) -> None:
-                done(future.exception() or future.result())
+                if not future.cancelled():
+                    done(future.exception() or future.result())
 
-            pool.submit(_isolated, cohort, store, on_event, limits, run.profile).add_done_callback(ended)
+            group = (cohort, store, on_event, limits, run.profile)
+            pool.submit(copy_context().run, _isolated, *group).add_done_callback(ended)
 
         try:
             yield launch
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            stop_all()
             raise
 
 

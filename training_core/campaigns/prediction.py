@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training_core.artifacts import ArtifactRef, is_published, open_published, verify_published
+from training_core.artifacts import ArtifactRef, is_published, mark_used, open_published, verify_published
 from training_core.data.frames import read_samples
 from training_core.errors import ConfigError, StorageError
 from training_core.export import predictions_frame
 from training_core.selection.ensemble import Ensemble
 from training_core.tracking import open_tracker
+from training_core.tracking.models import model_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ def predict_file(model: str, path: Path, store: Path, id_column: str | None = No
 
 
 def load_ensemble(model: str, store: Path) -> Ensemble:
-    """The ensemble that `models:/name/version`, a registered name (its newest version) or a folder stands for.
+    """The ensemble that `models:/name/version`, `name@champion`, a registered name (its newest version) or a folder is.
 
     Its files are compared with their checksums before anything in them is read.
 
@@ -47,6 +48,8 @@ def load_ensemble(model: str, store: Path) -> Ensemble:
 def find_ensemble(model: str, store: Path) -> tuple[str, ArtifactRef]:
     """What a model is called, `latest` replaced by a version, and its files, compared with their checksums.
 
+    They are marked as used; of a registered one also the ensemble in the store that its files are a copy of.
+
     Raises:
         ConfigError: there is no such model.
         StorageError: its files are damaged.
@@ -55,13 +58,17 @@ def find_ensemble(model: str, store: Path) -> tuple[str, ArtifactRef]:
     if is_published(folder):
         ref = open_published(folder)
         verify_published(ref)
+        mark_used(folder)
         return str(folder), ref
     if "/" in model.removeprefix("models:/") and not model.startswith("models:/"):
-        raise ConfigError(f"no ensemble in {model}; give an ensemble's folder, models:/NAME/VERSION or a model's name")
-    uri = model if model.startswith("models:/") else f"models:/{model}/latest"
-    found = open_tracker(["mlflow"], store).resolve_model(uri)
+        raise ConfigError(
+            f"no ensemble in {model}; give an ensemble's folder, models:/NAME/VERSION, NAME@champion or a model's name"
+        )
+    found = open_tracker(["mlflow"], store).resolve_model(model_uri(model))
     ref = open_published(found.path)
     if found.sha256 is not None and found.sha256 != ref.sha256:
         raise StorageError(f"{found.uri} in {found.path} is not what was registered; register the ensemble again")
     verify_published(ref)
+    for used in (found.path, store / "ensembles" / found.path.name):
+        mark_used(used)
     return found.uri, ref

@@ -15,7 +15,7 @@ from training_core.engine.watching.profiling import PROFILE_FOLDER
 from training_core.engine.watching.speed import SpeedReport
 from training_core.errors import StorageError
 from training_core.export import package_ensemble
-from training_core.jobs import DatasetRef, Event, Job, JobReport, read_curves
+from training_core.jobs import DatasetRef, Event, Job, JobReport, code_version, read_curves
 from training_core.selection.ensemble import Ensemble
 from training_core.tracking import (
     Live,
@@ -27,6 +27,7 @@ from training_core.tracking import (
     flat_params,
     open_tracker,
 )
+from training_core.tracking.registry import Origin
 
 
 class RecordRef(Config):
@@ -118,7 +119,7 @@ def register(
     dataset = open_dataset(ref)
     spec = Ensemble.load(ensemble.path).spec
     example = dataset.samples(dataset.rows("train")[:3], spec.names)
-    package = package_ensemble(ensemble, ref.name, spec, example, tags)
+    package = package_ensemble(ensemble, ref.name, spec, example, {**_origin(record, ref, ensemble, judgement), **tags})
     return tracker.log_ensemble(record.run_id, package) or ensemble.uri
 
 
@@ -148,6 +149,22 @@ def write_report(record: RecordRef, summary: RunSummary) -> None:
 def end_record(record: RecordRef, status: RunStatus) -> None:
     """Close the run."""
     tracker_at(record.trackers, record.store).finish(record.run_id, status)
+
+
+def _origin(record: RecordRef, ref: DatasetRef, ensemble: ArtifactRef, judgement: Judgement) -> dict[str, str]:
+    """Where a version comes from, as its tags; its parent is added where it enters the registry."""
+    try:
+        settings = RunConfig.model_validate_json(settings_path(Path(record.store), record.run_id).read_text())
+    except (OSError, ValueError):  # somebody removed it meanwhile: the run itself does not depend on it
+        settings = None
+    return Origin(
+        dataset=ref.label,
+        code=code_version(),
+        config_hash=None if settings is None else settings.what_counts().content_hash(),
+        metric=judgement.metric,
+        scores=judgement.test,
+        size_bytes=sum(file.stat().st_size for file in ensemble.path.rglob("*") if file.is_file()),
+    ).tags()
 
 
 def _learner_record(job: Job, report: JobReport) -> RunRecord:

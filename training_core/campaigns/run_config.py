@@ -25,6 +25,7 @@ from training_core.settings import merged, origin_of, parse_overrides, read_yaml
 from training_core.tracking import TrackerKind
 
 Preset = Literal["tiny", "quick", "balanced", "best"]
+Executor = Literal["processes", "dask", "ray"]
 
 
 class BudgetConfig(Config):
@@ -73,6 +74,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """What each preset changes; `balanced` is the defaults themselves, and `tiny` is for a few hundred rows."""
 
 
+WHERE = frozenset({"trackers", "executor", "cluster", "profile"})
+"""Fields that say where a run trains and is recorded; what comes of it is the same."""
+
+
 class RunConfig(LearnerSettings):
     """One training run: the data, how it is cut, what is trained on it, and how it is judged."""
 
@@ -89,6 +94,9 @@ class RunConfig(LearnerSettings):
     training: TrainingConfig = TrainingConfig()
     denoising: DenoisingConfig = DenoisingConfig()
     combination: CombinationConfig = CombinationConfig()
+    keep_learners_of: str = ""
+    """A model whose learners take part as they are, beside those that are trained: `models:/NAME/VERSION`. They are
+    weighed on training rows that they have not seen."""
     budget: BudgetConfig = BudgetConfig()
     gates: GateConfig = GateConfig()
     tune: bool = False
@@ -97,6 +105,12 @@ class RunConfig(LearnerSettings):
     trackers: tuple[TrackerKind, ...] = ("mlflow",)
     """Where the run is recorded, in several places at once if you like: mlflow, tensorboard, wandb (written to disk,
     never sent), jsonl. Empty: nowhere."""
+    executor: Executor = "processes"
+    """Where learners train: in processes of this machine, or on the workers of a Dask or Ray cluster, which have to
+    share the store and reach the Prefect server; the library without flows knows processes only."""
+    cluster: str = ""
+    """Address of the Dask scheduler (tcp://host:8786) or the Ray head (ray://host:10001), with as many learner
+    processes as `budget.workers`; empty: a cluster on this machine for as long as the run lasts."""
     profile: bool = False
     """Also look at what a few steps of every training spend their time on; see `profile/` beside each learner."""
 
@@ -152,6 +166,13 @@ class RunConfig(LearnerSettings):
         if source.suffix not in {".yaml", ".yml"}:
             return self.dataset
         return source.parent.name if source.stem == "source" and source.parent.name else source.stem
+
+    def what_counts(self) -> Self:
+        """The run without what cannot change its ensemble: source, how it was found, where it was made."""
+        neutral = ("preset", "tune", "tuning", *WHERE)
+        return self.model_copy(
+            update={"dataset": "", **{name: type(self).model_fields[name].default for name in neutral}}
+        )
 
     def learner_settings(self) -> LearnerSettings:
         """The settings of every kind of learner, without the rest of the run."""

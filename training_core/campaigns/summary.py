@@ -38,6 +38,11 @@ class SingleScore(Config):
 
     learner: str
     score: float
+    """On all its rows: where the learner cannot say anything, what is known without any input is its answer."""
+    answered_score: float | None = None
+    """On the rows it can say something of, as its score outside the bag is; None when there is none."""
+    num_answered: int = 0
+    """How many these are."""
 
 
 class MeanScore(Config):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from training_core.campaigns.budget import max_bytes
 from training_core.campaigns.run_config import RunConfig
 from training_core.data.splitting.bags import Bag, single_modality_bags
 from training_core.data.storage.store import Dataset
@@ -44,7 +45,7 @@ def survey_choices(
         chosen: choices that are made for the run already; what is among them is left out.
 
     Raises:
-        ConfigError: no kind of learner can take a modality.
+        ConfigError: no kind of learner can take a modality, or in more memory than `budget.memory_mb` allows.
     """
     if not needs_survey(run, spec):
         return ()
@@ -104,11 +105,11 @@ def _cheap_choice(run: RunConfig, spec: DataSpec, num_rows: int, bag: Bag) -> tu
     include = run.learners.include
     cheap = tuple(kind for kind in _CHEAP_KINDS if not include or kind in include)
     config = SelectionConfig(strategy="speed", learners_per_bag=1, include=include)
-    settings = run.learner_settings()
+    settings, limit = run.learner_settings(), max_bytes(run)
     if cheap:
         try:
             cheap_config = config.model_copy(update={"include": cheap})
-            return choose_learners([bag], spec, num_rows, run.training.epochs, settings, cheap_config)
-        except ConfigError:  # an image, say: none of the cheap kinds takes it
+            return choose_learners([bag], spec, num_rows, run.training.epochs, settings, cheap_config, limit)
+        except ConfigError:  # an image, say: none of the cheap kinds takes it, or in too much memory
             pass
-    return choose_learners([bag], spec, num_rows, run.training.epochs, settings, config)
+    return choose_learners([bag], spec, num_rows, run.training.epochs, settings, config, limit)

@@ -117,6 +117,14 @@ def test_a_text_is_measured_by_its_words() -> None:
     assert survey_choices(run, spec, 100, bags, chosen=found[:1]) == found[1:]
 
 
+def test_the_first_round_keeps_to_the_memory_of_the_budget() -> None:
+    views = tuple(ModalitySpec(name=name, kind="vector", shape=(3,)) for name in ("left", "right"))
+    spec = DataSpec(modalities=views, task=TaskSpec.classification(2))
+    run = RunConfig.load(dataset="world", bags={"strategy": "adaptive"}, budget={"memory_mb": 1})
+    with pytest.raises(ConfigError, match="memory"):
+        survey_choices(run, spec, 100, make_bags(run.bags, spec, 0, {}))
+
+
 def test_utilities_are_what_each_modality_tells_beyond_the_prior(store: Path, graded_source: Path) -> None:
     run = small_run(graded_source, bags=ADAPTIVE)
     ref, first = planned(run, store)

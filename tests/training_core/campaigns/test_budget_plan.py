@@ -57,6 +57,14 @@ def test_a_quick_learner_of_everything_and_one_of_each_modality_come_first(store
     assert len(set(names(found.jobs))) == len(found.jobs), "and nothing twice"
 
 
+def test_on_a_cluster_the_covering_set_comes_first_and_is_left_to_the_workers(store: Path, source: Path) -> None:
+    alone, found = (plan(store, run_with(source, {"seconds": 60}, executor=name)) for name in ("processes", "dask"))
+    assert found.here == () and found.cover == alone.cover != ()
+    assert names(found.jobs) == names(alone.jobs)
+    begun_first = {name for group in found.cohorts[:2] for name in names(group.jobs)}
+    assert begun_first >= set(found.cover)
+
+
 def test_a_covering_set_of_nets_is_left_to_the_processes(store: Path, source: Path) -> None:
     found = plan(store, run_with(source, {"seconds": 60}, learners={"include": ("tabular_mlp", "fusion_net")}))
     assert found.here == ()

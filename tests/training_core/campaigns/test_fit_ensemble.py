@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score
 
 import training_core as pc
 from training_core.campaigns.callbacks import Concluded, Finished, Planned, Started, Usable
-from training_core.errors import ConfigError, DataError
+from training_core.errors import ConfigError, DataError, GateError
 
 SETTINGS = {"preset": "tiny", "bags": {"num_bags": 4, "num_row_draws": 1}, "learners": {"include": ("linear",)}}
 
@@ -217,6 +217,15 @@ def test_what_is_missing_or_contradictory_is_said(store: Path) -> None:
         pc.fit_ensemble(RunConfig(dataset="x"), store, preset="quick")
 
 
+@pytest.mark.parametrize("settings", [{"executor": "dask"}, {"cluster": "tcp://host:8786"}])
+def test_a_cluster_is_not_silently_left_alone(tmp_path: Path, settings: dict[str, str]) -> None:
+    arrays, target = views()
+    for call in (pc.fit_ensemble, pc.tune):
+        with pytest.raises(ConfigError, match=r"in processes of this machine; .*`polychoir train`"):
+            call(arrays, tmp_path, target=target, **settings)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_data_set_is_trained_on_as_it_is(fitted: pc.FittedEnsemble, store: Path) -> None:
     dataset = pc.open_dataset("arrays", store)
     again = pc.fit_ensemble(dataset, store, processes=False, budget=600, **SETTINGS)
@@ -231,3 +240,34 @@ def test_a_budget_that_is_over_at_once_still_ends_with_a_predictor(tmp_path: Pat
     assert accuracy_score(target, fitted.predict(arrays)) > 0.8
     assert (fitted.failures()["status"] == "skipped").all()
     assert len(fitted.failures()) > 0
+
+
+def test_gates_are_held(store: Path) -> None:
+    arrays, target = views()
+    split = np.where(np.arange(240) % 4 == 3, "test", "train")
+    call = {"target": target, "split": split, "processes": False, **SETTINGS}
+    with pytest.raises(GateError, match=r"gates\.min_score: score is .*, at least 2 is wanted: missed"):
+        pc.fit_ensemble(arrays, store, gates={"min_score": 2.0}, **call)
+    with pytest.raises(GateError, match=r"row milliseconds is .*, at most 0 is wanted: missed"):
+        pc.fit_ensemble(arrays, store, gates={"max_row_milliseconds": 0}, **call)
+    passed = {"min_score": 0.5, "max_row_milliseconds": 60_000, "min_success_rate": 1.0}
+    assert pc.fit_ensemble(arrays, store, gates=passed, **call).judgement is not None
+
+
+def test_gates_on_test_rows_that_are_not_there_are_refused_before_the_training(store: Path) -> None:
+    arrays, target = views()
+    recorder = Recorder()
+    with pytest.raises(ConfigError, match=r"`gates.min_score` is held against test rows, and arrays.* has none"):
+        pc.fit_ensemble(arrays, store, target=target, gates={"min_score": 0.5}, callbacks=[recorder], **SETTINGS)
+    assert not recorder.seen
+
+
+def test_both_rounds_of_adaptive_bags_are_announced(store: Path) -> None:
+    arrays, target = views()
+    recorder = Recorder()
+    settings = {**SETTINGS, "bags": {"num_bags": 4, "num_row_draws": 1, "strategy": "adaptive"}}
+    pc.fit_ensemble(arrays, store, target=target, processes=False, callbacks=[recorder], **settings)
+    first, second = (one for one in recorder.seen if isinstance(one, Planned))
+    assert first.num_learners == 2 < second.num_learners
+    assert isinstance(recorder.seen[0], Planned)
+    assert all(0 < one.num_done <= one.num_learners for one in recorder.seen if isinstance(one, Finished))

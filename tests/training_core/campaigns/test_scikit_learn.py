@@ -51,6 +51,23 @@ def test_a_copy_says_the_same(fitted: pc.PolychoirClassifier) -> None:
     assert not hasattr(clone(fitted), "classes_")
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seed": 3}, "as `random_state`"),
+        ({"preset": "quick"}, "a parameter `preset`"),
+        ({"budget": {"learners": 2}}, "a parameter `budget`"),
+        ({"dataset": "x"}, "what `fit` is given"),
+        ({"trackers": ("mlflow",)}, "records nothing"),
+        ({"executor": "dask"}, "as many as `n_jobs`"),
+        ({"cluster": "tcp://host:8786"}, "as many as `n_jobs`"),
+    ],
+)
+def test_settings_with_a_parameter_of_their_own_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        pc.PolychoirClassifier(settings=settings).fit(np.zeros((4, 2)), [0, 1, 0, 1])
+
+
 def test_columns_go_by_name_or_position() -> None:
     frame = pd.DataFrame(np.zeros((3, 4)), columns=list("abcd"))
     with pytest.raises(ConfigError, match="modality 'm' names column 'z'; X has a, b, c, d"):

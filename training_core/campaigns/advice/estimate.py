@@ -3,7 +3,7 @@
 import math
 
 from training_core.campaigns.bagging import num_workers
-from training_core.campaigns.budget import max_bytes
+from training_core.campaigns.budget import max_bytes, with_cover
 from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config
 from training_core.data.splitting.bags import make_bags
@@ -52,7 +52,7 @@ def facts_of(dataset: Dataset) -> DataFacts:
 
 
 def choices_of(run: RunConfig, data: DataFacts) -> tuple[Choice, ...]:
-    """The learners a run would choose for its bags.
+    """The learners a run would choose for its bags, as many as its budget allows.
 
     Adaptive bags are taken as if all modalities told the same: what they tell is only measured in the run itself.
 
@@ -65,7 +65,28 @@ def choices_of(run: RunConfig, data: DataFacts) -> tuple[Choice, ...]:
     num_rows = math.ceil(data.num_rows * run.bags.share_in_bag)
     settings = run.learner_settings()
     limit = max_bytes(run)
-    return choose_learners(bags, spec, num_rows, run.training.epochs, settings, run.learners, max_bytes=limit)
+    choices = choose_learners(bags, spec, num_rows, run.training.epochs, settings, run.learners, max_bytes=limit)
+    if run.budget.seconds or run.budget.learners:
+        choices, cover = with_cover(choices, bags, spec, num_rows, run)
+        choices = _at_most(choices, len(cover), run.budget.learners)
+    return choices
+
+
+def _at_most(choices: tuple[Choice, ...], num_cover: int, num_learners: int | None) -> tuple[Choice, ...]:
+    """About the learners that `budget.learners` lets through: the covering set, then by quality per second.
+
+    The run itself also counts what was trained before, which makes other kinds come earlier (`budget.by_gain`).
+    """
+    if num_learners is None:
+        return choices
+    rest = sorted(choices[num_cover:], key=lambda c: -c.learner.quality_prior / max(c.predicted_seconds, 1e-9))
+    kept, left = list[Choice](), num_learners
+    for choice in (*choices[:num_cover], *rest):
+        copies = min(left, choice.num_copies)
+        if copies:
+            kept.append(choice.model_copy(update={"num_copies": copies}))
+        left -= copies
+    return tuple(kept)
 
 
 def estimate_run(run: RunConfig, data: DataFacts) -> RunEstimate:

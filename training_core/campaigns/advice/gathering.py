@@ -115,14 +115,17 @@ def gather_modalities(
         ModalityEvidence(
             name=name,
             association=max(alone[name], key=lambda one: one.strength / one.std_error, default=None),
-            importances=tuple(measured[report.name][name] for report in asked[name]),
+            importances=tuple(measured[r.name][name] for r in asked[name] if name in measured[r.name]),
         )
         for name in spec.names
     )
 
 
 def learner_importance(dataset: Dataset, report: JobReport, names: Sequence[str], seed: int = 0) -> list[Importance]:
-    """What shuffling each of the modalities `names` costs a learner, on rows outside its bag."""
+    """What shuffling each of the modalities `names` costs a learner, on rows outside its bag that it answers for.
+
+    Those that too few of these rows have are left out.
+    """
     predict, samples = opened(dataset, report, seed)
     return modality_importance(predict, samples, dataset.spec.task, names, derive_seed(seed, "importance"))
 
@@ -130,9 +133,9 @@ def learner_importance(dataset: Dataset, report: JobReport, names: Sequence[str]
 def opened(
     dataset: Dataset, report: JobReport, seed: int = 0, max_rows: int = _MAX_ROWS
 ) -> tuple[Callable[[Samples], np.ndarray], Samples]:
-    """A trained learner's `predict`, and up to `max_rows` rows outside its bag."""
+    """A trained learner's `predict`, and up to `max_rows` rows outside its bag that it has an answer for."""
     assert report.artifact is not None, "only learners that trained have files"
-    rows = _rows_outside(report)
+    rows = _rows_answered(report)
     if len(rows) > max_rows:
         rows = np.sort(generator(seed, "rows to look at", report.name).choice(rows, max_rows, replace=False))
     learner = TrainedLearner.load(report.artifact.path / "learner")
@@ -207,23 +210,26 @@ def _generalisation(
 ) -> tuple[GeneralisationEvidence, ...]:
     if judgement is None or task.kind != "classification":
         return ()
-    best = next((r for r in reports if r.name == judgement.best_single.learner), None)
-    if best is None or best.score is None or best.artifact is None:
+    single = judgement.best_single
+    best = next((r for r in reports if r.name == single.learner), None)
+    if best is None or best.score is None or best.artifact is None or single.answered_score is None:
         return ()
     return (
         GeneralisationEvidence(
             learner=best.name,
             out_of_bag=best.score,
-            out_of_bag_rows=len(_rows_outside(best)),
-            test=judgement.best_single.score,
-            test_rows=judgement.num_rows,
+            out_of_bag_rows=len(_rows_answered(best)),
+            test=single.answered_score,
+            test_rows=single.num_answered,
         ),
     )
 
 
-def _rows_outside(report: JobReport) -> np.ndarray:
+def _rows_answered(report: JobReport) -> np.ndarray:
+    """The rows outside its bag that a learner has an answer for: those its score is of."""
     assert report.artifact is not None, "only learners that trained have files"
-    return read_out_of_bag(report.artifact)[0]
+    rows, answers = read_out_of_bag(report.artifact)
+    return rows[np.isfinite(answers[pattern_key(report.modalities, report.modalities)]).all(axis=1)]
 
 
 def _by_score(reports: Sequence[JobReport]) -> list[JobReport]:

@@ -1,20 +1,18 @@
 """Before a run: can it be trained at all, and does this machine have what it takes? If not, which smaller run has."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
-from training_core.campaigns.advice.estimate import DataFacts, RunEstimate, choices_of, estimate_run
+from training_core.campaigns.advice.estimate import DataFacts, RunEstimate, choices_of, estimate_run, facts_of
 from training_core.campaigns.advice.remedies import Change, apply_changes
-from training_core.campaigns.bagging import num_workers
+from training_core.campaigns.bagging import num_workers, open_dataset
 from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config
 from training_core.errors import UserError
-from training_core.quantities import PositiveFloat, PositiveInt, format_seconds
+from training_core.jobs import DatasetRef
+from training_core.quantities import PositiveFloat, format_seconds
 
 _KEPT_FREE = 0.1
 """Share of the free memory that is left to others."""
@@ -27,22 +25,13 @@ class Resources(Config):
 
     memory_mb: PositiveFloat
     """Free memory, in MB (1e6 bytes)."""
-    num_cores: PositiveInt
-    disk_mb: PositiveFloat
-    """Free space where the store is."""
     seconds: PositiveFloat | None = None
     """Time there is; None: as long as it takes."""
 
     @classmethod
-    def here(cls, store: Path, seconds: float | None = None) -> Self:
+    def here(cls, seconds: float | None = None) -> Self:
         """What this machine has free now."""
-        place = next(folder for folder in (store.resolve(), *store.resolve().parents) if folder.exists())
-        return cls(
-            memory_mb=psutil.virtual_memory().available / 1e6,
-            num_cores=len(os.sched_getaffinity(0)),
-            disk_mb=max(1e-3, shutil.disk_usage(place).free / 1e6),
-            seconds=seconds,
-        )
+        return cls(memory_mb=psutil.virtual_memory().available / 1e6, seconds=seconds)
 
 
 class Preflight(Config):
@@ -106,6 +95,19 @@ def preflight(run: RunConfig, data: DataFacts, resources: Resources) -> Prefligh
         estimate=estimate,
         fits=not _shortages(estimate, resources),
     )
+
+
+def look_ahead(run: RunConfig, ref: DatasetRef) -> tuple[str, ...]:
+    """What speaks against a run as it stands, though it can be begun: a sentence each, none when nothing does.
+
+    Of a run on a cluster nothing is said of memory, for it is not this machine's that counts.
+    """
+    found = preflight(run, facts_of(open_dataset(ref)), Resources.here())
+    if run.executor != "processes" or not found.shortages:
+        return found.warnings
+    less = ", ".join(f"{change.key}={change.after}" for change in found.changes)
+    hint = f"; it would {'make do' if found.fits else 'need less'} with {less}" if less else ""
+    return (*found.warnings, *(f"{shortage}{hint}" for shortage in found.shortages))
 
 
 def _problems(run: RunConfig, data: DataFacts) -> tuple[str, ...]:

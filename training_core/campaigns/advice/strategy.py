@@ -1,5 +1,6 @@
 """From what a person wants to the settings of a run, with what it will take and why each setting is what it is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,10 @@ Goal = Literal["real_time", "accuracy_critical", "large_scale", "resource_constr
 
 _LARGE_ROWS = 50_000
 """Training rows from which on larger batches cost no steps that are missed."""
+_FEWEST_STEPS = 10
+"""Batches that should make an epoch: a net that takes fewer steps learns little of an epoch."""
+_SMALLEST_BATCH = 8
+"""Below it a gradient is mostly noise, and the time goes into calls."""
 
 _GOALS: Mapping[Goal, Mapping[str, Any]] = {
     "real_time": {
@@ -114,8 +119,10 @@ def _fitting(data: DataFacts, chosen: Mapping[str, Any]) -> list[tuple[str, Any,
     """What the data themselves ask for, where no goal has said anything."""
     flat, found = _flat(chosen), []
     batch_size = flat.get("training.batch_size", 32)
-    if data.num_rows < 10 * batch_size and batch_size > 8:
-        found.append(("training.batch_size", 8 if data.num_rows < 160 else 16, f"there are only {data.num_rows} rows"))
+    if data.num_rows < _FEWEST_STEPS * batch_size and batch_size > _SMALLEST_BATCH:
+        fitting = max(_SMALLEST_BATCH, 2 ** int(math.log2(max(1, data.num_rows / _FEWEST_STEPS))))
+        why = f"reduced from {batch_size}, for there are only {data.num_rows} rows"
+        found.append(("training.batch_size", min(fitting, batch_size), why))
     elif data.num_rows >= _LARGE_ROWS and "training.batch_size" not in flat:
         found.append(("training.batch_size", 256, f"with {data.num_rows} rows an epoch has steps enough"))
     if len(data.spec.modalities) < 2 and flat.get("denoising.enabled"):

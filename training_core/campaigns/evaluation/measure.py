@@ -281,7 +281,9 @@ def _modality_shares(judge: _Judge) -> tuple[ModalityShare, ...]:
     predict = judge[ENSEMBLE].under
     if len(judge.names) > MAX_EXACT and len(target) > _SAMPLED_ROWS:
         chosen = np.sort(np.random.default_rng(judge.request.seed).choice(len(target), _SAMPLED_ROWS, replace=False))
-        target, drawn = target[chosen], resample(_SAMPLED_ROWS, judge.request.num_resamples, judge.request.seed)
+        together = None if drawn.unit == "row" else drawn.units[chosen]
+        target = target[chosen]
+        drawn = resample(_SAMPLED_ROWS, judge.request.num_resamples, judge.request.seed, together)
         predict = judge.ensemble.under_patterns(judge.samples.take(chosen)).predict
 
     def worth(pattern: Pattern) -> np.ndarray:

@@ -41,6 +41,8 @@ def oracle_runs(model: ModelRef, store: Path) -> tuple[RunConfig, ...]:
                 "modalities": tuple(name for name in names if name in pattern),
                 "trackers": (),
                 "profile": False,
+                "executor": "processes",  # the library knows no other
+                "cluster": "",
             }
         )
         for pattern in patterns

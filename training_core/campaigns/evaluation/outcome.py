@@ -80,7 +80,8 @@ class ModalityShare(Config):
 
     modality: str
     weight_share: float
-    """Of the weights with everything present; a learner's weight is split evenly over its modalities."""
+    """Of the weights with everything present; a learner's weight is split over its modalities by what each is worth to
+    the ensemble, see `Ensemble.modality_weights`."""
     shapley: float
     """Its part of the score above that of knowing nothing; see `evaluation.attribution.shapley_values`."""
     interval: Interval

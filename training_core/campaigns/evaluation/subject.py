@@ -1,5 +1,7 @@
 """What is judged, and on which rows: finding a model, the record of its training, and rows it has not seen."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,13 @@ from training_core.campaigns.recording import settings_path
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import RunSummary
 from training_core.config import Config
+from training_core.data.splitting.splits import SET_ASIDE
 from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.errors import DataError, UserError
 from training_core.selection.ensemble import Ensemble
+
+_ENOUGH_ROWS, _ENOUGH_GROUPS = 50, 8
+"""Of groups that no model has seen: a test of n groups gives no p-value below 2^(1-n), .008 of 8."""
 
 
 class ModelRef(Config):
@@ -85,43 +91,116 @@ def require_same_samples(ensemble: Ensemble, dataset: Dataset, name: str) -> Non
             )
 
 
-def judged_rows(ensemble: Ensemble, dataset: Dataset, which: str) -> tuple[np.ndarray, int, bool]:
-    """Positions of the rows that may judge, how many were left out as trained on, and whether that could be checked.
+def training_version(ensemble: Ensemble, datasets: DatasetStore) -> Dataset | None:
+    """The version of its data set that an ensemble was trained on; None when it names none, or it is gone."""
+    try:
+        return datasets.open(ensemble.manifest.dataset)
+    except UserError:
+        return None
 
-    A model was trained on the training and validation rows of the version it names. Rows of another version of that
-    data set are compared by their ids.
+
+def seen_rows(ensemble: Ensemble, dataset: Dataset) -> np.ndarray | None:
+    """Which rows of `dataset` may have trained a model, bool [N]; None when nobody can say, its own version being gone.
+
+    Only the test rows of that version have surely not: learners that were kept from an earlier model may have been
+    trained on rows that the version sets aside. Rows are told by their ids; those of another data set are all new.
+    """
+    name, _, version = ensemble.manifest.dataset.partition("@")
+    if name != dataset.name:
+        return np.zeros(dataset.num_rows, bool)
+    source = dataset if version == dataset.version else training_version(ensemble, _beside(dataset))
+    if source is None:
+        return None
+    if source is dataset:
+        return np.asarray(dataset.split() != "test")
+    seen = source.ids(np.flatnonzero(source.split() != "test"))
+    return np.isin(dataset.ids().astype(str), seen.astype(str))
+
+
+def judged_rows(ensemble: Ensemble, dataset: Dataset, which: str) -> tuple[np.ndarray, int, bool]:
+    """Positions of the rows that may judge, how many were left out as seen, and whether that could be checked.
 
     Raises:
-        DataError: no row is left, or the training rows have to be known and are not.
+        DataError: no row is left, or the rows a model has seen have to be known and are not.
     """
-    kept = np.flatnonzero(dataset.split() != "quarantined") if which == "unseen" else dataset.rows("test")
-    trained_on, _, version = ensemble.manifest.dataset.partition("@")
-    checked, left_out = True, 0
-    if trained_on == dataset.name:
-        source = dataset if version == dataset.version else _training_version(dataset, ensemble.manifest.dataset)
-        if source is None:
-            checked = False
-            if which == "unseen":
-                raise DataError(
-                    f"the model was trained on {ensemble.manifest.dataset}, which is not in this store any more, so "
-                    "nobody can say which rows it has not seen; judge on the test split"
-                )
-        else:
-            seen = source.ids(np.concatenate([source.rows("train"), source.rows("validation")]))
-            fresh = ~np.isin(dataset.ids(kept).astype(str), seen.astype(str))
-            left_out, kept = int((~fresh).sum()), kept[fresh]
+    kept = np.flatnonzero(dataset.split() != SET_ASIDE) if which == "unseen" else dataset.rows("test")
+    seen = seen_rows(ensemble, dataset)
+    left_out = 0
+    if seen is not None:
+        fresh = kept[~seen[kept]]
+        left_out, kept = len(kept) - len(fresh), fresh
+    elif which == "unseen":
+        raise DataError(
+            f"the model was trained on {ensemble.manifest.dataset}, which is not in this store any more, so "
+            "nobody can say which rows it has not seen; judge on the test split"
+        )
     if not len(kept):
         why = "its SOURCE.yaml sets `split.test` to 0" if not left_out else f"all {left_out} were trained on"
         hint = "; --rows unseen judges on every row the model was not trained on" if which == "test" else ""
         raise DataError(f"{dataset.ref} has no row to judge on: {why}{hint}")
-    return kept, left_out, checked
+    return kept, left_out, seen is not None
 
 
-def _training_version(dataset: Dataset, ref: str) -> Dataset | None:
-    try:
-        return DatasetStore(dataset.path.parent.parent).open(ref)
-    except UserError:
-        return None
+@dataclass(frozen=True)
+class FreshRows:
+    """Rows that none of several models has seen.
+
+    Attributes:
+        positions: of these rows, sorted, int64 [n].
+        left_out: rows that might have judged, had none of the models seen them or their groups.
+        checked: whether the rows that each of them has seen are known.
+        of_known_groups: how many of `positions` are of groups of which one of the models has seen other rows.
+    """
+
+    positions: np.ndarray
+    left_out: int
+    checked: bool
+    of_known_groups: int
+
+
+def fresh_rows(ensembles: Sequence[Ensemble], dataset: Dataset, which: str) -> FreshRows:
+    """`judged_rows` of several models at once.
+
+    Who knows a group by its earlier rows is at an advantage over who does not. So new rows of groups that one of the
+    models has seen are left out, where what remains is enough to judge by.
+
+    Raises:
+        DataError: no row is left, or the rows one of them has seen have to be known and are not.
+    """
+    found = [judged_rows(ensemble, dataset, which) for ensemble in ensembles]
+    everything = np.concatenate([kept for kept, _, _ in found])
+    rows, times = np.unique(everything, return_counts=True)
+    kept = rows[times == len(found)]
+    candidates = max(len(kept) + left_out for kept, left_out, _ in found)
+    if not len(kept):
+        raise DataError(
+            f"{dataset.ref} has no row that none of the {len(found)} models was trained on; append newer rows, or "
+            "judge on a data set that none of them has seen"
+        )
+    known = _of_seen_groups(ensembles, dataset)[kept]
+    if known.any() and _are_enough(dataset, kept[~known]):
+        kept, known = kept[~known], known[~known]
+    return FreshRows(kept, candidates - len(kept), all(checked for _, _, checked in found), int(known.sum()))
+
+
+def _of_seen_groups(ensembles: Sequence[Ensemble], dataset: Dataset) -> np.ndarray:
+    """Which rows are of a group of which one of the models has seen a row, bool [N]; none where rows have no groups."""
+    groups = dataset.groups()
+    if groups is None:
+        return np.zeros(dataset.num_rows, bool)
+    masks = [mask for mask in (seen_rows(ensemble, dataset) for ensemble in ensembles) if mask is not None]
+    seen = np.logical_or.reduce([np.zeros(dataset.num_rows, bool), *masks])
+    return np.isin(groups.astype(str), np.unique(groups[seen].astype(str)))
+
+
+def _are_enough(dataset: Dataset, rows: np.ndarray) -> bool:
+    groups = dataset.groups(rows)
+    return len(rows) >= _ENOUGH_ROWS and groups is not None and len(np.unique(groups.astype(str))) >= _ENOUGH_GROUPS
+
+
+def _beside(dataset: Dataset) -> DatasetStore:
+    """The store that a data set is in."""
+    return DatasetStore(dataset.path.parent.parent)
 
 
 def _described(ensemble: Ensemble) -> str:

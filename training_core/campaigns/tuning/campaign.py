@@ -15,9 +15,9 @@ from queue import SimpleQueue
 from training_core.artifacts import write_text_atomically
 from training_core.campaigns.bagging import num_workers, open_dataset
 from training_core.campaigns.budget import max_bytes
-from training_core.campaigns.dispatch import Launch, Outcome
+from training_core.campaigns.dispatch import Launch, Outcome, reports_of
 from training_core.campaigns.grouping import plan_cohorts
-from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.run_config import WHERE, RunConfig
 from training_core.campaigns.tuning.outcome import TrialOutcome
 from training_core.campaigns.tuning.space import params_of, run_yaml, space_of
 from training_core.campaigns.tuning.storage import shown_storage
@@ -34,12 +34,12 @@ from training_core.campaigns.tuning.summary import (
 from training_core.campaigns.tuning.trials import Bench, Rounds
 from training_core.campaigns.tuning.warm_start import earlier_winners
 from training_core.config import canonical_json
-from training_core.errors import ConfigError, UserError
-from training_core.isolation import collect_reports, cool_down, device_kind
+from training_core.errors import ConfigError
+from training_core.isolation import cool_down, device_kind
 from training_core.jobs import Cohort, DatasetRef, Job, JobReport, Limits, OnEvent
 from training_core.seeding import derive_seed
 
-_UNSEARCHED = {"tune", "tuning", "budget", "gates", "trackers", "profile", "preset"}
+_UNSEARCHED = {"tune", "tuning", "budget", "gates", "preset", "keep_learners_of", *WHERE}
 """Sections of a run that do not change what a trial is worth."""
 
 
@@ -87,19 +87,29 @@ class Tuner:
         self.folder = store / "studies" / name
         """Of the study: its journal, its summary, its report."""
         self._messages: SimpleQueue[tuple[Cohort, Outcome]] = SimpleQueue()
-        self._best: int | None = None
+        self._deadline: float | None = None
+        self._device = "cpu"
 
-    def tune(self, launch: Launch, tell: OnEvent = lambda event: None) -> StudySummary:
+    def tune(
+        self,
+        launch: Launch,
+        tell: OnEvent = lambda event: None,
+        deadline: float | None = None,
+        device: str | None = None,
+    ) -> StudySummary:
         """Run trials until the study is over; write `best.yaml` and the summary into its folder.
 
         Args:
             launch: begins to train a group.
             tell: told of every trial when it begins and when it ends.
+            deadline: when what still trains is ended, in seconds since the epoch; its trials stay open, and a later
+                call goes on with them.
+            device: kind of device that groups train on, which learners are filed under; by default this machine's.
 
         Raises:
             UserError: the study cannot be run as asked, or its files cannot be written.
         """
-        began = time.time()
+        began, self._deadline, self._device = time.time(), deadline, device or device_kind()
         run, tuning = self._run, self._run.tuning
         first = [FirstTrial(params_of(run, self.space), "default")]
         if tuning.warm_start:
@@ -147,7 +157,7 @@ class Tuner:
                 continue
             cohort, outcome = self._messages.get()
             trial = running.pop(cohort.name)
-            trial.go_on({report.name: report for report in self._reports(cohort, outcome)})
+            trial.go_on({report.name: report for report in reports_of(cohort, outcome, self._store, self._device)})
             self._launch_round(study, trial, running, launch, tell)
 
     def _launch_round(
@@ -196,10 +206,10 @@ class Tuner:
 
     def _train(self, jobs: Sequence[Job], launch: Launch) -> dict[str, JobReport]:
         """Train the jobs of a round, equal ones once; their reports by name."""
-        kind, same = device_kind(), dict[tuple[str, str], list[Job]]()
+        same = dict[tuple[str, str], list[Job]]()
         for job in jobs:  # equal ones that would be given up at other losses need not end alike
             give_up = canonical_json({str(epoch): value for epoch, value in job.give_up.items()})
-            same.setdefault((job.fingerprint(kind), give_up), []).append(job)
+            same.setdefault((job.fingerprint(self._device), give_up), []).append(job)
         cohorts = plan_cohorts(
             [alike[0] for alike in same.values()], num_workers(self._run), self._run.budget.group_size
         )
@@ -207,23 +217,19 @@ class Tuner:
             self._launch(cohort, launch)
         reports: dict[str, JobReport] = {}
         for _ in cohorts:
-            reports |= {report.name: report for report in self._reports(*self._messages.get())}
+            reports |= {report.name: report for report in reports_of(*self._messages.get(), self._store, self._device)}
         for alike in same.values():
             for job in alike[1:]:
                 reports[job.name] = reports[alike[0].name].model_copy(update={"name": job.name})
         return reports
 
     def _launch(self, cohort: Cohort, launch: Launch) -> None:
-        limits = Limits(learner_seconds=self._run.budget.learner_seconds, memory_bytes=max_bytes(self._run))
+        limits = Limits(
+            learner_seconds=self._run.budget.learner_seconds,
+            memory_bytes=max_bytes(self._run),
+            deadline=self._deadline,
+        )
         launch(cohort, limits, lambda outcome: self._messages.put((cohort, outcome)))
-
-    def _reports(self, cohort: Cohort, outcome: Outcome) -> Sequence[JobReport]:
-        """What a group gave; when its process died, what it had published before it did."""
-        if isinstance(outcome, UserError) or (
-            isinstance(outcome, BaseException) and not isinstance(outcome, Exception)
-        ):
-            raise outcome
-        return collect_reports(cohort, self._store, str(outcome)) if isinstance(outcome, Exception) else outcome
 
     def _about(self) -> str:
         """What trials have to share so that their values compare."""

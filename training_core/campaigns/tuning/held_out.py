@@ -8,7 +8,6 @@ from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.recording import settings_path
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import RunSummary
-from training_core.campaigns.tuning.config import TuningConfig
 from training_core.config import Config
 from training_core.evaluation.metrics import score
 from training_core.evaluation.statistics import LEVEL, Difference, compare, resample
@@ -58,7 +57,7 @@ def compare_held_out(run: RunConfig, tuned: RunConfig, ref: DatasetRef, store: P
     Returns:
         None when either was not trained, both are the same, or there are no test rows.
     """
-    if _what_counts(run) == _what_counts(tuned):
+    if run.what_counts() == tuned.what_counts():
         return None
     first, second = _trained(tuned, ref, store), _trained(run, ref, store)
     if first is None or second is None:
@@ -86,10 +85,10 @@ def compare_held_out(run: RunConfig, tuned: RunConfig, ref: DatasetRef, store: P
 
 def _trained(run: RunConfig, ref: DatasetRef, store: Path) -> RunSummary | None:
     """The newest run of this configuration on this version whose ensemble is still there."""
-    wanted = _what_counts(run)
+    wanted = run.what_counts()
     for summary, settings in _runs(store):
         there = summary.dataset == ref.label and is_published(Path(summary.ensemble))
-        if there and _what_counts(settings) == wanted:
+        if there and settings.what_counts() == wanted:
             return summary
     return None
 
@@ -104,9 +103,3 @@ def _runs(store: Path) -> Iterator[tuple[RunSummary, RunConfig]]:
         except (OSError, ValueError):  # of another version of Polychoir, or half removed
             continue
         yield summary, settings
-
-
-def _what_counts(run: RunConfig) -> RunConfig:
-    """A configuration without what cannot change its ensemble: how it was found, where it is recorded, its source."""
-    neutral = {"dataset": "", "preset": "balanced", "tune": False, "tuning": TuningConfig(), "trackers": ()}
-    return run.model_copy(update={**neutral, "profile": False})

@@ -24,6 +24,7 @@ from training_core.selection.combination import CombinationConfig, combine_patte
 from training_core.selection.conclude import MAX_ENUMERATED
 from training_core.selection.evidence import Candidate, Evidence, OutOfBag
 from training_core.selection.pooling import pool
+from training_core.selection.units import of_rows, units_of
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def cross_fitted_answers(
     candidates = [_candidate(report) for report in reports]
     rows = dataset.rows("train")
     target, available = dataset.target(rows), dataset.available(rows)
+    units = units_of(dataset.groups(rows), dataset.times(rows))
     halves = _halves(dataset, rows, target, seed)
     full = frozenset(spec.names)
     hidden = [p for p in patterns_to_judge(spec.names, MAX_ENUMERATED) if p != full] if with_hidden else []
@@ -73,7 +75,10 @@ def cross_fitted_answers(
     with threadpool_limits(limits=1):
         for judged in halves:
             learnt = ~judged
-            told = [_heard(candidates, spec, rows, target, available, part, config, seed) for part in (learnt, judged)]
+            told = [
+                _heard(candidates, spec, rows, target, available, units, part, config, seed)
+                for part in (learnt, judged)
+            ]
             told[0].calibrate_learners()
             told[1].temperatures = told[0].temperatures
             for pattern, values in said.items():
@@ -120,6 +125,7 @@ def _heard(
     rows: np.ndarray,
     target: np.ndarray,
     available: Mapping[str, np.ndarray],
+    units: np.ndarray | None,
     part: np.ndarray,
     config: CombinationConfig,
     seed: int,
@@ -131,7 +137,7 @@ def _heard(
         predictions = {key: values[kept] for key, values in candidate.predictions.items()}
         own.append(replace(candidate, rows=candidate.rows[kept], predictions=predictions))
     there = {name: values[part] for name, values in available.items()}
-    return OutOfBag(spec, own, rows[part], target[part], there, config, seed)
+    return OutOfBag(spec, own, rows[part], target[part], there, config, seed, of_rows(units, part))
 
 
 def _answer(
@@ -140,9 +146,8 @@ def _answer(
     """Rows of the judged half, as positions in it, and the answers [n, C] to them under a pattern."""
     present = tuple(name for name in spec.names if name in pattern)
     partial = len(present) < len(spec.names)
-    learned = combine_pattern(
-        spec.task, learnt.target, learnt.predictions, learnt.names, config, seed, present, partial, learnt.teams
-    )
+    said = (spec.task, learnt.target, learnt.predictions, learnt.names)
+    learned = combine_pattern(*said, config, seed, present, partial, learnt.teams, learnt.units)
     learned = with_promise(spec.task, learned, learnt, config, seed)
     weights = np.array([learned.weights.get(name, 0.0) for name in judged.names])
     if not weights.any():
@@ -152,8 +157,8 @@ def _answer(
     rows = np.flatnonzero(mixed.covered)
     kept = weights > 0
     names = tuple(name for name, used in zip(judged.names, kept, strict=True) if used)
-    said = judged.predictions[kept][:, rows]
-    values = calibrated_values(spec.task, learned, mixed.take(rows), said, weights[kept], names)
+    heard = judged.predictions[kept][:, rows]
+    values = calibrated_values(spec.task, learned, mixed.take(rows), heard, weights[kept], names)
     return judged.rows[rows], values
 
 

@@ -47,17 +47,31 @@ def tune(
     return _tune(run, dataset, place, on_event, processes)
 
 
-def tuned(run: RunConfig, dataset: DatasetRef, store: Path, on_event: OnEvent, processes: bool = True) -> RunConfig:
-    """A run with the settings that a study of it finds best.
+def tuned(
+    run: RunConfig,
+    dataset: DatasetRef,
+    store: Path,
+    on_event: OnEvent,
+    processes: bool = True,
+    deadline: float | None = None,
+) -> RunConfig:
+    """A run with the settings that a study of it finds best; at the deadline what still trains is ended.
 
     Raises:
         GateError: no trial is complete and within all limits.
     """
-    return tuned_run(run, _tune(run, dataset, store, on_event, processes))
+    return tuned_run(run, _tune(run, dataset, store, on_event, processes, deadline))
 
 
-def _tune(run: RunConfig, dataset: DatasetRef, store: Path, on_event: OnEvent, processes: bool) -> StudySummary:
+def _tune(
+    run: RunConfig,
+    dataset: DatasetRef,
+    store: Path,
+    on_event: OnEvent,
+    processes: bool,
+    deadline: float | None = None,
+) -> StudySummary:
     with launching(run, store, on_event, processes) as launch:
-        summary = Tuner(run, dataset, store).tune(launch, on_event)
+        summary = Tuner(run, dataset, store).tune(launch, on_event, deadline)
     write_report(summary, Path(summary.folder))
     return summary

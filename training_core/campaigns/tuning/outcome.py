@@ -10,7 +10,7 @@ class TrialOutcome(Config):
     """What came of a trial, whatever its target."""
 
     state: Literal["complete", "pruned", "failed", "skipped"]
-    """skipped: there was no time for it; it does not count."""
+    """skipped: there was no time for it; it stays open, and the next call of the study goes on with it."""
     values: tuple[float, ...] = ()
     """One per objective, when it is complete."""
     constraints: Mapping[str, float] = {}

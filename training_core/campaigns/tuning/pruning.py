@@ -7,6 +7,7 @@ plain table that travels with the job. That costs the worker nothing, and the sa
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from typing import Any
 
@@ -42,7 +43,7 @@ class Foresight:
         )
         self._sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
         trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
-        self._known = [trial for trial in trials if trial.number < before]
+        self._known = [_outline(trial) for trial in trials if trial.number < before]
         # Numbers count: Hyperband deals trials out to its brackets by their numbers.
         self._study.add_trials([trial if trial.state.is_finished() else _unknown() for trial in self._known])
 
@@ -124,6 +125,13 @@ def _imagined(number: int, values: dict[int, float], noted: Mapping[str, Any]) -
         intermediate_values=values,
         trial_id=_IMAGINED,
     )
+
+
+def _outline(trial: FrozenTrial) -> FrozenTrial:
+    """A trial without what no pruner looks at and every copy of a study would copy: its fields and its facts."""
+    outline = copy(trial)
+    outline.params, outline.distributions, outline.user_attrs = {}, {}, {}
+    return outline
 
 
 def _unknown() -> FrozenTrial:

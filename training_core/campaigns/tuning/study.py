@@ -30,8 +30,8 @@ from training_core.errors import ConfigError, StorageError
 from training_core.quantities import format_seconds
 
 _ABOUT, _FIRST = "about", "first"
-_OWNER, _TAKEN_OVER, _BEFORE = "owner", "taken_over", "before"
-_MOST_OWNERS = 3
+_OWNER, _DEATHS, _BEFORE = "owner", "deaths", "before"
+_MOST_DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Study:
         self._looks = looks(epochs)
         self._lock = folder / ".lock"
         self._mine: set[int] = set()
+        self._out_of_time = False
         self._owner = Owner.here()
         self._began = time.time()
         with exclusive(self._lock):
@@ -160,7 +161,7 @@ class Study:
         if self._mine and self.config.mode == "deterministic":
             return []
         with exclusive(self._lock):
-            numbers = self._take_over()
+            numbers = [] if self._out_of_time else self._take_over()
             room = self._room(len(numbers))
             while room > 0 and not self._why_over():
                 number = self._begin()
@@ -176,11 +177,13 @@ class Study:
     def tell(self, number: int, outcome: TrialOutcome) -> TrialRecord:
         """What came of a trial; one that was told before, by whoever took it over, stays as it is.
 
-        A value that is no number makes it a failed trial.
+        A value that is no number makes it a failed trial. One there was no time for stays open for whoever opens the
+        study next, and here the search is over.
         """
         with exclusive(self._lock):
             frozen = self._trials()[number]
-            if not frozen.state.is_finished():
+            self._out_of_time |= outcome.state == "skipped"
+            if outcome.state != "skipped" and not frozen.state.is_finished():
                 self._note(Trial(self._study, frozen._trial_id), frozen, outcome)
             self._mine.discard(number)
             return record_of(self._trials()[number])
@@ -230,8 +233,12 @@ class Study:
         self._study.set_user_attr(f"{PREFIX}{owner.id}", owner.model_dump(mode="json"))
 
     def _take_over(self) -> list[int]:
-        """Make trials of dead owners this one's; one that three owners died over has failed."""
+        """Make trials of dead owners this one's; one that three owners died over has failed.
+
+        An owner that was interrupted and let go of its trials did not die over them.
+        """
         alive = {owner.id for owner in self._others()} | {self._owner.id}
+        gone = {owner.id for owner in owners_in(self._study.user_attrs).values() if owner.gone}
         taken: list[int] = []
         for frozen in self._trials():
             owner = frozen.user_attrs.get(_OWNER)
@@ -239,14 +246,14 @@ class Study:
                 continue
             if owner is None and self.config.storage is not None and self._is_young(frozen):
                 continue  # another machine, which has locks of its own, may be about to note whose it is
-            before = frozen.user_attrs.get(_TAKEN_OVER, 0)
-            if before >= _MOST_OWNERS:
-                why = f"the process that ran it ended {before + 1} times before it was done"
+            deaths = frozen.user_attrs.get(_DEATHS, 0) + (owner is not None and owner not in gone)
+            if deaths >= _MOST_DEATHS:
+                why = f"the process that ran it died {deaths} times before it was done"
                 self._note(Trial(self._study, frozen._trial_id), frozen, TrialOutcome(state="failed", error=why))
                 continue
             trial = Trial(self._study, frozen._trial_id)
-            if owner is not None:
-                trial.set_user_attr(_TAKEN_OVER, before + 1)
+            if deaths:
+                trial.set_user_attr(_DEATHS, deaths)
             self._own(trial)
             taken.append(frozen.number)
         return taken
@@ -286,13 +293,16 @@ class Study:
     def _asked(self, frozen: FrozenTrial, foresights: dict[int, Foresight]) -> Asked:
         before, table = frozen.user_attrs[_BEFORE], dict[int, float]()
         if self.pruner is not None and not self.by_fold:
-            foresight = foresights.setdefault(before, Foresight(self._study, before))
-            table = foresight.give_up_table(self.pruner, frozen.number, self._looks)
+            if before not in foresights:  # one copy of what is known is enough for a batch
+                foresights[before] = Foresight(self._study, before)
+            table = foresights[before].give_up_table(self.pruner, frozen.number, self._looks)
         return Asked(number=frozen.number, params=frozen.params, give_up=table, before=before)
 
     def _why_over(self) -> str:
         """Why no trial may be begun; empty when one may."""
         counted, config = self._counted(), self.config
+        if self._out_of_time:
+            return "the time it may take is over"
         if len(counted) >= config.trials:
             return f"all {config.trials} trials are done"
         if config.seconds is not None and counted and time.time() - self._began >= config.seconds:
@@ -314,8 +324,6 @@ class Study:
             self._replay(trial, frozen, outcome)
         for key, value in facts_of(outcome, error).items():
             trial.set_user_attr(key, value)
-        if state == "skipped":
-            trial.set_user_attr(UNCOUNTED, True)
         for key, value in outcome.constraints.items():
             if math.isfinite(value) and key not in trial.constraints:
                 trial.set_constraint(key, value)

@@ -22,6 +22,7 @@ def insight(tmp_path_factory: pytest.TempPathFactory) -> RunInsight:
     reports, plain = trained(run, store), trained(without_denoising(run), store)
     ensemble = bagging.conclude_run(run, ref, reports, store)
     gates = GateConfig(min_score=2.0, min_success_rate=1.0, min_stability=0.1, max_size_mb=50, min_cross_modal_gain=-1)
+    gates = gates.model_copy(update={"max_row_milliseconds": 60_000})
     return study_run(
         run, ref, reports, judge(ensemble, ref), seconds=9.0, ensemble=ensemble, without_denoising=plain, gates=gates
     )
@@ -48,7 +49,10 @@ def test_gates_are_held_against_what_was_seen(insight: RunInsight) -> None:
         "min_cross_modal_gain": True,
         "min_success_rate": True,
         "max_size_mb": True,
+        "max_row_milliseconds": True,
     }
+    milliseconds = insight.gates[-1].value
+    assert milliseconds is not None and 0 < milliseconds < 60_000
     with pytest.raises(GateError, match=r"gates\.min_score"):
         require_gates(insight.gates)
     assert not insight.is_good_enough

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from factories import small_run, write_source
 
-from training_core.campaigns.advice.estimate import DataFacts, choices_of, estimate_run
-from training_core.campaigns.advice.preflight import Resources, preflight
+from training_core.campaigns.advice.estimate import DataFacts, choices_of, estimate_run, facts_of
+from training_core.campaigns.advice.preflight import Resources, look_ahead, preflight
 from training_core.campaigns.advice.strategy import Goal, configure_training
+from training_core.campaigns.bagging import open_dataset, resolve_dataset
 from training_core.campaigns.run_config import RunConfig
 from training_core.errors import ConfigError
 from training_core.schema import DataSpec, ModalitySpec, TaskSpec
@@ -17,7 +19,7 @@ def facts(num_rows: int = 2000, num_modalities: int = 2) -> DataFacts:
     return DataFacts(name="views", spec=DataSpec(modalities=views, task=TaskSpec.classification(3)), num_rows=num_rows)
 
 
-PLENTY = Resources(memory_mb=1e6, num_cores=64, disk_mb=1e6)
+PLENTY = Resources(memory_mb=1e6)
 
 
 @pytest.mark.parametrize("goal", ["real_time", "accuracy_critical", "large_scale", "resource_constrained"])
@@ -60,6 +62,17 @@ def test_small_data_get_small_batches_and_one_modality_no_denoising() -> None:
     assert not strategy.config.denoising.enabled
 
 
+@pytest.mark.parametrize(
+    ("goal", "num_rows", "expected"),
+    [("large_scale", 2560, 256), ("large_scale", 2559, 128), ("real_time", 1279, 64), ("real_time", 60, 8)],
+)
+def test_a_goals_batches_shrink_no_further_than_the_rows_ask_for(goal: Goal, num_rows: int, expected: int) -> None:
+    strategy = configure_training((), facts(num_rows), [goal])
+    assert strategy.config.training.batch_size == expected
+    said = f"there are only {num_rows} rows"
+    assert any("reduced from" in reason and said in reason for reason in strategy.reasons) == (num_rows < 2560)
+
+
 def test_what_is_unknown_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown goal 'fast'; choose from real_time"):
         configure_training((), facts(), ["fast"])  # pyright: ignore[reportArgumentType]
@@ -73,6 +86,8 @@ def test_the_estimate_counts_what_would_be_chosen() -> None:
     choices = choices_of(run, facts())
     assert estimate.num_learners == len(choices) == sum(estimate.learners.values())
     assert estimate.cpu_seconds == pytest.approx(sum(choice.predicted_seconds for choice in choices))
+    few = estimate_run(RunConfig.load(dataset="views", budget={"learners": 3}), facts())
+    assert few.num_learners == 3 and few.cpu_seconds < estimate.cpu_seconds
     alone = estimate_run(RunConfig.load(dataset="views", budget={"workers": 1}), facts())
     assert alone.memory_mb == pytest.approx(max(choice.predicted_bytes for choice in choices) / 1e6)
 
@@ -145,5 +160,19 @@ def test_what_is_odd_is_a_warning_and_no_more(settings: dict[str, object], said:
 
 def test_few_rows_per_class_are_said_and_this_machine_has_something() -> None:
     assert "for 3 classes" in preflight(RunConfig(dataset="views"), facts(12), PLENTY).warnings[-1]
-    here = Resources.here(Path("not yet there"))
-    assert here.memory_mb > 1 and here.num_cores >= 1 and here.disk_mb > 0
+    here = Resources.here(seconds=60)
+    assert here.memory_mb > 1 and here.seconds == 60
+
+
+def test_before_a_run_what_speaks_against_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = resolve_dataset(str(write_source(tmp_path / "world", num_rows=160)), tmp_path)
+    run = small_run("world", budget={"workers": 8})
+    monkeypatch.setattr(Resources, "here", lambda: PLENTY)
+    assert look_ahead(run, ref) == ()
+    odd = small_run("world", denoising={"modalities": ("sound",)}, budget={"workers": 8})
+    assert ["names 'sound'" in warning for warning in look_ahead(odd, ref)] == [True]
+    one = estimate_run(run, facts_of(open_dataset(ref))).learner_mb
+    monkeypatch.setattr(Resources, "here", lambda: PLENTY.model_copy(update={"memory_mb": 2.5 * one}))
+    (said,) = look_ahead(run, ref)
+    assert "of memory would be needed" in said and said.endswith("it would make do with budget.workers=2")
+    assert look_ahead(small_run("world", budget={"workers": 8}, executor="dask"), ref) == (), "another machine's"

@@ -56,6 +56,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetRef]:
     return store, resolve_dataset(str(write_source(store / "world", noise=1.2)), store)
 
 
+def test_where_a_run_trains_and_is_recorded_does_not_count() -> None:
+    run = small_run("world@1f3a")
+    elsewhere = run.model_copy(
+        update={"executor": "dask", "cluster": "tcp://host:8786", "trackers": ("jsonl",), "profile": True, "tune": True}
+    )
+    assert elsewhere.what_counts() == run.what_counts()
+    assert elsewhere.what_counts().content_hash() == run.what_counts().content_hash(), "what a version is tagged with"
+    assert run.model_copy(update={"seed": 1}).what_counts() != run.what_counts()
+    assert run.model_copy(update={"keep_learners_of": "models:/world/1"}).what_counts() != run.what_counts()
+
+
 def test_the_better_of_two_runs_in_the_store_is_called_so(world: tuple[Path, DatasetRef]) -> None:
     store, ref = world
     poor = small_run(ref.label, modalities=("right",), **FAST)

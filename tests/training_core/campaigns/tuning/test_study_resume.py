@@ -71,16 +71,43 @@ def test_a_longer_search_goes_on_with_the_shorter_one(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_three_owners_died_over_has_failed(tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    seen = []
-    for _ in range(4):  # its first owner, and three who took it over
-        study = open_study(folder, trials=1, batch=1)
-        study.__enter__()
-        seen += [one.number for one in study.ask()]
-        study.__exit__(None, None, None)
-    assert seen == [0, 0, 0, 0]
+    folder, seen = tmp_path / "0" / "s", list[int]()
+    for attempt in range(1, 4):
+        with open_study(folder, trials=1, batch=1) as study:
+            seen += [one.number for one in study.ask()]
+            journal = (folder / JOURNAL).read_bytes()  # as it is before the study is let go of
+        folder = _killed_after(journal, tmp_path / str(attempt) / "s")
+    assert seen == [0, 0, 0]
     (record,) = run_study(folder, trials=1, batch=1)
-    assert record.state == "failed" and "ended 4 times" in record.error
+    assert record.state == "failed" and "died 3 times" in record.error
+
+
+def test_being_interrupted_is_not_dying_over_a_trial(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(6):
+        with pytest.raises(KeyboardInterrupt), open_study(tmp_path / "s", trials=1, batch=1) as study:
+            seen += [one.number for one in study.ask()]
+            raise KeyboardInterrupt
+    assert seen == [0] * 6
+    (record,) = run_study(tmp_path / "s", trials=1, batch=1)
+    assert record.state == "complete"
+
+
+@pytest.mark.parametrize("mode", ["deterministic", "throughput"])
+def test_a_trial_there_was_no_time_for_ends_the_search_and_stays_open(tmp_path: Path, mode: str) -> None:
+    settings = {"trials": 4, "batch": 2, "mode": mode}
+    expected = run_study(tmp_path / "whole" / "s", **settings)
+    with open_study(tmp_path / "late" / "s", **settings) as study:
+        first, second = study.ask()
+        study.tell(first.number, worked(first))
+        assert study.tell(second.number, TrialOutcome(state="skipped")).state == "running"
+        assert study.ask() == [] and study.stopped == "the time it may take is over"
+        assert [record.state for record in study.records()] == [expected[0].state, "running"]
+    later = run_study(tmp_path / "late" / "s", **settings)
+    if mode == "deterministic":
+        assert essence(later) == essence(expected), "what was left open is done first, with the values it had"
+    assert [record.params for record in later[:2]] == [dict(first.params), dict(second.params)]
+    assert {record.state for record in later} <= {"complete", "pruned"} and len(later) == 4
 
 
 def test_a_running_deterministic_study_is_not_run_twice(tmp_path: Path) -> None:

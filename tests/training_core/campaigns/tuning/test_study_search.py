@@ -217,6 +217,24 @@ def test_tables_say_what_the_pruner_would_say(pruner: str, objective: str) -> No
     assert len(ended) > 1, "some are ended and some are not"
 
 
+def test_what_is_known_is_copied_once_for_a_batch_and_without_what_no_pruner_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Foresight] = []
+
+    class Counted(Foresight):
+        def __init__(self, study: optuna.Study, before: int) -> None:
+            super().__init__(study, before)
+            copies.append(self)
+
+    monkeypatch.setattr("training_core.campaigns.tuning.study.Foresight", Counted)
+    records = run_study(tmp_path / "s", trials=12, batch=4)
+    assert len(records) == 12 and len(copies) == 3
+    copied = copies[-1]._study.get_trials()
+    assert len(copied) == 8 and not any(trial.params or trial.user_attrs for trial in copied)
+    assert all(dict(record.params) for record in records), "the study itself keeps everything"
+
+
 def test_hopeless_folds_end_a_trial(tmp_path: Path) -> None:
     settings = {"trials": 2, "batch": 1, "folds": 6, "pruner": "wilcoxon"}
     with open_study(tmp_path / "s", **settings) as study:

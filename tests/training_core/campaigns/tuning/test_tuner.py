@@ -1,5 +1,6 @@
 """Tuning real learners on a small real data set, in this process."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ from sklearn.datasets import load_digits
 
 import training_core as pc
 from training_core.campaigns.bagging import dataset_ref
+from training_core.campaigns.dispatch import Outcome
 from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.tuning import campaign
 from training_core.campaigns.tuning.campaign import Tuner
 from training_core.campaigns.tuning.library import tuned
 from training_core.campaigns.tuning.storage import JOURNAL
 from training_core.campaigns.tuning.summary import StudySummary, read_summary
+from training_core.campaigns.tuning.tuned_run import tuned_run
 from training_core.data.storage.store import Dataset
-from training_core.errors import ConfigError, GateError
-from training_core.jobs import Event
+from training_core.errors import ConfigError, GateError, TransientError
+from training_core.jobs import Cohort, Event, JobReport, Limits, failed_report, skipped_report
 
 SMALL: dict[str, Any] = {
     "training": {"epochs": 4, "patience": 2, "checkpoint_seconds": 0},
@@ -187,10 +191,51 @@ def test_settings_that_are_not_searched_make_another_study(digits: Dataset, stor
     own = folder()
     assert folder(tuning={**FEW, "trials": 99, "sampler": "random", "batch": 7}) == own
     assert folder(trackers=("jsonl",), budget={"workers": 1}) == own
+    assert folder(executor="dask", cluster="tcp://host:8786") == own, "wherever its trials train"
+    assert folder(keep_learners_of="models:/digits/1") == own
     assert folder(training={**SMALL["training"], "epochs": 5}) != own
     assert folder(seed=3) != own
     assert folder(tuning={**FEW, "fields": ("training.lr",)}) != own
     assert folder(tuning={**FEW, "name": "mine"}).name == "mine"
+
+
+@pytest.mark.parametrize("mode", ["deterministic", "throughput"])
+def test_learners_of_trials_are_looked_for_under_the_device_of_the_workers(
+    digits: Dataset, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    asked: list[str] = []
+
+    def gave(cohort: Cohort, outcome: Outcome, store: Path, device: str) -> list[JobReport]:
+        asked.append(device)
+        return [failed_report(job, str(outcome)) for job in cohort.jobs]
+
+    monkeypatch.setattr(campaign, "reports_of", gave)
+    monkeypatch.setattr(campaign, "device_kind", lambda: "cpu")
+    run = RunConfig.load(dataset=digits.ref, tuning={**FEW, "mode": mode}, **SMALL)
+    tuner = Tuner(run, dataset_ref(digits, store), tmp_path)
+    tuner.tune(lambda cohort, limits, done: done(TransientError("killed")), device="cuda")
+    assert set(asked) == {"cuda"}
+
+
+@pytest.mark.parametrize("mode", ["deterministic", "throughput"])
+def test_at_the_deadline_a_study_ends_and_what_is_open_is_gone_on_with(
+    digits: Dataset, store: Path, tmp_path: Path, mode: str
+) -> None:
+    run = RunConfig.load(dataset=digits.ref, tuning={**FEW, "mode": mode}, **SMALL)
+    ref, given = dataset_ref(digits, store), list[Limits]()
+
+    def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
+        given.append(limits)
+        done([skipped_report(job, "the time was over before it was done") for job in cohort.jobs])
+
+    late = Tuner(run, ref, tmp_path).tune(launch, deadline=123.0)
+    assert {limits.deadline for limits in given} == {123.0}
+    assert [trial.state for trial in late.trials] == ["running"] * 2, "and no other was begun"
+    assert late.stopped == "the time it may take is over" and late.best is None
+    assert tuned_run(run, late) == run.model_copy(update={"tune": False})
+    whole = _tune(digits, tmp_path, mode=mode)
+    assert whole.folder == late.folder and [trial.number for trial in whole.trials] == [0, 1, 2, 3]
+    assert [trial.params for trial in whole.trials[:2]] == [trial.params for trial in late.trials]
 
 
 def test_a_database_keeps_a_study_as_well(digits: Dataset, store: Path, tmp_path: Path) -> None:
