@@ -6,6 +6,7 @@
 <out>/golden.npz          rows that nobody has, and what the ensemble answers
 <out>/README.md …         MODEL_CARD.md, requirements.txt, Dockerfile, export.json
 <out>/model.pt2           if asked for: the same graph for torch.export.load
+<out>/triton/             if asked for: a model repository for NVIDIA Triton; see `export.triton`
 <out>/ensemble/           if asked for: the ensemble itself, weights as safetensors, for this library
 <out>/checksums.json      SHA-256 of every file
 """
@@ -38,12 +39,13 @@ from training_core.export.parity import (
     plain_arrays,
 )
 from training_core.export.probing import probe_samples, some_missing
+from training_core.export.triton import write_repository
 from training_core.quantities import NonNegativeInt
 from training_core.schema import Samples
 from training_core.selection.ensemble import Ensemble
 
-ExportFormat = Literal["onnx", "pt2", "safetensors"]
-FORMATS: tuple[ExportFormat, ...] = ("onnx", "pt2", "safetensors")
+ExportFormat = Literal["onnx", "pt2", "safetensors", "triton"]
+FORMATS: tuple[ExportFormat, ...] = ("onnx", "pt2", "safetensors", "triton")
 PROBE_ROWS = 256
 GOLDEN_ROWS = 24
 _TRACED_ROWS = 5
@@ -103,6 +105,8 @@ def export_bundle(
         for file in ("inference.py", "bundle_inputs.py"):
             shutil.copyfile(_RUNTIME / file, folder / file)
         _write_golden(folder / "golden.npz", loaded, some_missing(probe.take(slice(0, GOLDEN_ROWS)), seed=1))
+        if "triton" in chosen:
+            write_repository(folder, loaded.name)
         if "safetensors" in chosen:
             shutil.copytree(ensemble.path, folder / "ensemble")
         (folder / "requirements.txt").write_text(requirements())
@@ -123,9 +127,15 @@ def export_bundle(
         formats=chosen,
         parity=tuple(found),
         learners=tuple(member.name for member in graph.members),
-        num_bytes=sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
+        num_bytes=_bytes_on_disk(out),
         seconds=time.monotonic() - began,
     )
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    """Bytes of the files in a folder; one that has several names counts once."""
+    found = [file.stat() for file in folder.rglob("*") if file.is_file()]
+    return sum({(one.st_dev, one.st_ino): one.st_size for one in found}.values())
 
 
 def _describe(ensemble: Ensemble, graph: EnsembleGraph) -> dict[str, Any]:

@@ -50,6 +50,9 @@ def readme(ensemble: Ensemble, description: Mapping[str, Any], formats: Collecti
         " run code: compare `checksums.json` with the SHA-256 you were given first.",
         "safetensors": "- `ensemble/`: the ensemble as it was trained (weights as safetensors, settings as JSON), for"
         " Polychoir.",
+        "triton": "- `triton/`: a model repository for NVIDIA Triton (`tritonserver --model-repository=triton`) whose"
+        " ONNX Runtime knows the operator sets above (1.20 or newer). It takes the tensors above; `BundleInputs` in"
+        " `bundle_inputs.py` makes them.",
     }
     words = ", `vocabulary.json`" if any(t["holds"] == "term_ids" for t in description["inputs"]) else ""
     more = "\n".join(text for name, text in others.items() if name in formats)

@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ from torch import Tensor
 from training_core.errors import ConfigError
 from training_core.export.graph import EnsembleGraph
 from training_core.export.graph.trees import TreeNode, TreeSum, tree_attributes
+
+
+@dataclass(frozen=True)
+class TensorInterface:
+    """A tensor that a written model takes or gives."""
+
+    name: str
+    dtype: str
+    """As ONNX calls it: FLOAT, DOUBLE, INT64, BOOL, …"""
+    shape: tuple[int | None, ...]
+    """None where any size will do."""
+
 
 EXTERNAL_BYTES = 1 << 30
 """Weights beyond this stand in a file beside the model: one message cannot hold more than 2 GB."""
@@ -80,6 +93,25 @@ def write_onnx(graph: EnsembleGraph, tensors: Sequence[Tensor], path: Path) -> N
                 f"one of the learners ({kinds}) does something that ONNX has no operation for; leave its kind out when"
                 " training (--verbose shows what the exporter says)"
             ) from error
+
+
+def read_interface(path: Path) -> tuple[tuple[TensorInterface, ...], tuple[TensorInterface, ...]]:
+    """What the model in `path` takes and what it gives, in its own order."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+
+    def told(values: Any) -> tuple[TensorInterface, ...]:
+        return tuple(
+            TensorInterface(
+                value.name,
+                onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+                tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim),
+            )
+            for value in values
+        )
+
+    return told(graph.input), told(graph.output)
 
 
 def _partner(graph: EnsembleGraph, place: int) -> int:

@@ -227,7 +227,7 @@ def _performance(task: TaskSpec, told: list[tuple[np.ndarray, np.ndarray, np.nda
     if not told:
         return None
     target, prediction, confidence = (np.concatenate(column) for column in zip(*told, strict=True))
-    known = target >= 0 if task.kind == "classification" else np.isfinite(target).all(axis=1)
+    known = task.answered(target)
     if not known.any():
         return None
     target, prediction = target[known], prediction[known]

@@ -137,6 +137,32 @@ class ReferenceProfile(Config):
         """The same scales with another reference, such as `tally.pool` of the windows of a season."""
         return ReferenceProfile(name=self.name, scales=self.scales, tally=tally, usual=self.usual)
 
+    def with_answers(self, judged: "ReferenceProfile") -> "ReferenceProfile":
+        """The profile of its own rows, with what `judged` knows of predictions, confidence and performance.
+
+        Of a model's training rows the features are a good reference and the answers are not, for it has seen them.
+
+        Args:
+            judged: of rows of the same modalities that the model was not trained on, made with its predictions.
+        """
+
+        def answers(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in values.items() if name.startswith("prediction/")}
+
+        edges = {**self.scales.edges, **answers(judged.scales.edges)}
+        scales = self.scales.model_copy(update={"edges": edges})
+        known, added = self.tally, judged.tally
+        tally = known.model_copy(
+            update={
+                "scale": scales.content_hash(),
+                "numbers": {**known.numbers, **answers(added.numbers)},
+                "categories": {**known.categories, **answers(added.categories)},
+                "shares": {**known.shares, **answers(added.shares)},
+                "performance": added.performance,
+            }
+        )
+        return ReferenceProfile(name=self.name, scales=scales, tally=tally, usual=self.usual)
+
     def save(self, folder: Path) -> None:
         """Write `profile.json` and `profile.npz` into `folder`, which is published together with what else is in it.
 

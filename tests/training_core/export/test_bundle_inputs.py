@@ -1,10 +1,13 @@
 """What a bundle reads: the same rows as the library, and a line where it cannot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.training_core.export.exported_learners import MODALITIES, TASKS, samples_of
+from training_core.campaigns.fitted import restricted
 from training_core.data.frames import columns_by_modality, frame_from_samples, samples_from_arrays, samples_from_frame
 from training_core.export.bundled.bundle_inputs import BundleError, BundleInputs, number_of, text_of
 from training_core.export.parity import plain_arrays
@@ -51,6 +54,16 @@ def test_what_is_not_shown_is_missing(inputs):
     held = inputs.hold({"vec": samples.inputs["vec"]}, {"vec": mask})
     np.testing.assert_array_equal(held.available[:, 0], mask)
     assert not held.available[:, 1:].any()
+
+
+def test_what_is_shown_means_the_same_here_and_in_the_library(inputs):
+    samples = samples_of(SPEC.task, 6, seed=2)
+    arrays, mask = plain_arrays(samples, SPEC), np.arange(6) % 2 == 0
+    given = inputs.hold(arrays).available
+    known = replace(samples, available=dict(zip(SPEC.names, given.T, strict=True)))
+    for shown in (None, "vec", ["vec", "meta"], {"vec": mask}, {"vec": mask, "meta": False}, {}):
+        expected = restricted(known, shown, SPEC.names).availability(SPEC.names)
+        np.testing.assert_array_equal(inputs.hold(arrays, shown).available, expected, err_msg=str(shown))
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,12 @@ class BundleInputs:
         """
         values, masks = self._read(arrays)
         if available is not None:
-            shown = dict(available) if isinstance(available, Mapping) else dict.fromkeys(available, True)
+            named = (available,) if isinstance(available, str) else available
+            masked = isinstance(named, Mapping)  # where a mask is given, what is not named is left as it is
+            shown = dict(named) if masked else dict.fromkeys(named, True)
             if unknown := [name for name in shown if name not in self.modalities]:
                 raise BundleError(f"'{unknown[0]}' is no modality; expected some of {', '.join(self.modalities)}")
-            masks = {name: mask & np.asarray(shown.get(name, False), dtype=bool) for name, mask in masks.items()}
+            masks = {name: mask & np.asarray(shown.get(name, masked), dtype=bool) for name, mask in masks.items()}
         return Held(values, np.stack(list(masks.values()), axis=1))
 
     def feed(self, held: Held, rows: slice) -> dict[str, np.ndarray]:

@@ -69,7 +69,8 @@ class Bundle:
         Args:
             arrays: by modality: numbers [N, …], where a row of NaN is missing; texts [N], None or empty where missing;
                 a table as its columns by name, or as an array [N, columns].
-            available: modalities that may be looked at, or bool [N] by modality; None: all that are there.
+            available: the modalities that may be looked at, or bool [N] by modality, which leaves those it does
+                not name as they are; None: all that are there.
 
         Returns:
             values float64 [N, outputs], confidence [N], num_learners int64 [N] and, where the model has them, sets
