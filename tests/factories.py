@@ -1,11 +1,18 @@
 """Builders of small worlds with a known answer, shared by tests that run the whole pipeline."""
 
+import subprocess
+import tempfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
 
 from training_core.campaigns.run_config import RunConfig
+from training_core.data.splitting.bags import Bag
+from training_core.jobs import Cohort, DatasetRef, Job
+from training_core.learners import LinearConfig
+from training_core.recipes import MultimodalConfig
 
 
 def write_source(folder: Path, num_rows: int = 400, seed: int = 0, name: str = "world", noise: float = 0.6) -> Path:
@@ -47,3 +54,19 @@ def small_run(dataset: str | Path, **changes: object) -> RunConfig:
         "budget": {"group_size": 2},
     }
     return RunConfig.load(dataset=str(dataset), **{**settings, **changes})
+
+
+def unreal_cohort(name: str) -> Cohort:
+    """A group of one job on data that are nowhere, for tests in which nothing is trained."""
+    data = DatasetRef(root="/data", name="world", version="1f3a", fingerprint="1f3a" * 16)
+    bag = Bag(
+        name="b", modalities=("vec",), sampling="bootstrap", row_fraction=1, feature_fraction=1, seed=0, row_seed=0
+    )
+    job = Job(name=name, recipe=MultimodalConfig(learner=LinearConfig()), dataset=data, subset=bag, seed=0)
+    return Cohort(name=name, jobs=(job,))
+
+
+def sleeping_child() -> tuple[subprocess.Popen[str], IO[str]]:
+    """A process in place of one that trains, which never says a word, and the file of what it complains of."""
+    child = subprocess.Popen(["sleep", "1000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return child, tempfile.TemporaryFile("w+")

@@ -8,6 +8,7 @@
     ├── DivergenceError      training left the finite numbers; running it again would do the same
     ├── GateError            a quality gate or a quorum was not met
     ├── DeadlineError        the time a run may take is over; not retried, for it will not come back
+    ├── StoppedError         the run it belongs to was interrupted or has failed; not retried
     └── TransientError       the outside world failed (a child was killed, a lock timed out); worth a retry
 
 Only `TransientError` is ever retried. A message says what was got, what was expected, and what to do.
@@ -44,6 +45,10 @@ class GateError(PolychoirError):
 
 class DeadlineError(PolychoirError):
     """The time a run may take is over, or too short for what was to be done. Never retried."""
+
+
+class StoppedError(PolychoirError):
+    """What was under way was ended on purpose: the run it belongs to was interrupted or has failed. Never retried."""
 
 
 class TransientError(PolychoirError):

@@ -18,35 +18,35 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
-import psutil
-
 from training_core import errors
 from training_core.artifacts import sweep_unfinished
-from training_core.errors import DeadlineError, PolychoirError, TransientError
+from training_core.errors import DeadlineError, PolychoirError, StoppedError, TransientError
 from training_core.jobs import (
     Cohort,
     Event,
-    Job,
     JobReport,
     Limits,
     OnEvent,
+    Watchdog,
     event_of,
     failed_report,
     finished_report,
     run_jobs,
     skipped_report,
 )
-from training_core.quantities import format_bytes
 
-_LIVE: set[subprocess.Popen[str]] = set()
+_NEVER_SET = threading.Event()
+_STOPPED: ContextVar[threading.Event] = ContextVar("stopped", default=_NEVER_SET)
+"""Set when the children begun in this context are ended; see `ended_together`."""
+_LIVE: dict[subprocess.Popen[str], threading.Event] = {}  # with that of the context they were begun in
 _LIVE_LOCK = threading.Lock()
 _WARM: list[tuple[subprocess.Popen[str], IO[str]]] = []  # started, and waiting for a group; with their errors
 _STDERR_TAIL = 2000
 _POLL_SECONDS = 0.5
-_WATCH_SECONDS = 0.2
 _START_SECONDS = 2.0
 """A process that would be ended before it has loaded its libraries is not started."""
 _NO_LIMITS = Limits()
@@ -62,9 +62,12 @@ def device_kind() -> str:
     return choose_device().partition(":")[0]
 
 
-def collect_reports(cohort: Cohort, store: Path, why_missing: str) -> list[JobReport]:
-    """The reports of all jobs of a group: those on disk, and a failure with the reason `why_missing` for the rest."""
-    kind = device_kind()
+def collect_reports(cohort: Cohort, store: Path, why_missing: str, device: str | None = None) -> list[JobReport]:
+    """The reports of all jobs of a group: those on disk, and a failure with the reason `why_missing` for the rest.
+
+    `device` is the kind that the group trained on, by default that of this machine.
+    """
+    kind = device or device_kind()
     return [finished_report(job, store, kind) or failed_report(job, why_missing) for job in cohort.jobs]
 
 
@@ -86,6 +89,7 @@ def run_isolated(
 
     Raises:
         TransientError: the child was killed or died; its finished jobs are kept, so a second call does the rest.
+        StoppedError: it was ended, or is not begun, because the run it belongs to is over; see `ended_together`.
         PolychoirError: what the child raised on purpose.
     """
     reports: dict[str, JobReport] = {}
@@ -140,13 +144,32 @@ def cool_down() -> None:
             stderr.close()
 
 
-def stop_all() -> None:
-    """End every child process of this process at once (for a cancelled run)."""
-    cool_down()
-    with _LIVE_LOCK:
-        for child in _LIVE:
-            with contextlib.suppress(ProcessLookupError):
+@contextmanager
+def ended_together() -> Iterator[None]:
+    """When the block raises, the children begun in its context are ended at once, and no others are begun there.
+
+    The context is that of `contextvars`: a thread that works for the block has to run in a copy of it. What others in
+    this process train goes on.
+    """
+    stopped = threading.Event()
+    token = _STOPPED.set(stopped)
+    try:
+        yield
+    except BaseException:
+        cool_down()
+        with _LIVE_LOCK:
+            stopped.set()
+            for child in (child for child, its in _LIVE.items() if its is stopped):
                 child.kill()
+        raise
+    finally:
+        _STOPPED.reset(token)
+
+
+def _require_not_stopped(name: str) -> None:
+    """Refuse to begin a group, or to call its process dead, when it was ended on purpose."""
+    if _STOPPED.get().is_set():
+        raise StoppedError(f"{name} was ended with the run it belongs to; what it had published is kept")
 
 
 @contextmanager
@@ -170,6 +193,7 @@ def leased_device(kind: str, limits: Limits = _NO_LIMITS) -> Iterator[str]:
     with contextlib.ExitStack() as files:
         locks = [files.enter_context(_open_lock(folder / f"gpu-{name}.lock")) for name in names]
         while (index := _first_free(locks)) is None:
+            _require_not_stopped("what waited for a GPU")
             if limits.seconds_left <= _START_SECONDS:
                 raise DeadlineError("no GPU was free before the time was over; lower `budget.workers`")
             time.sleep(_POLL_SECONDS)
@@ -215,11 +239,12 @@ def _run_child(
     named = {job.name: job for job in cohort.jobs}
     failure: Event | None = None
     with _LIVE_LOCK:
+        _require_not_stopped(cohort.name)
         child, stderr = _WARM.pop(0) if _WARM and device == "cpu" else _spawn(device, cohort.name)
-        _LIVE.add(child)
+        _LIVE[child] = _STOPPED.get()
     with stderr:
         assert child.stdin and child.stdout
-        watch = _Watchdog(child, limits)
+        watch = Watchdog(child, limits)
         try:
             watch.start()
             request = {
@@ -250,9 +275,10 @@ def _run_child(
             child.kill()
             child.wait()
             with _LIVE_LOCK:
-                _LIVE.discard(child)
+                del _LIVE[child]
             for folder in ("jobs", "stacks"):
                 sweep_unfinished(store / folder)
+        _require_not_stopped(cohort.name)
         if watch.ended or watch.out_of_time:
             return watch.ended
         if failure is not None:
@@ -288,64 +314,6 @@ def _spawn(device: str, name: str) -> tuple[subprocess.Popen[str], IO[str]]:
         env=environment,
     )
     return child, stderr
-
-
-class _Watchdog(threading.Thread):
-    """Ends a child at the deadline, or when those that train in it have taken more time or memory than they may."""
-
-    def __init__(self, child: subprocess.Popen[str], limits: Limits) -> None:
-        super().__init__(daemon=True)
-        self.ended: dict[str, str] = {}
-        """Jobs the child was ended for, and why."""
-        self.out_of_time = False
-        """Whether it was ended at the deadline."""
-        self._child, self._limits = child, limits
-        self._current: dict[str, Job] = {}  # those that train now: one, or a stack
-        self._since = time.monotonic()
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-
-    def started(self, job: Job) -> None:
-        """One more job trains."""
-        with self._lock:
-            self._current[job.name], self._since = job, time.monotonic()
-
-    def settled(self, name: str) -> None:
-        """A job has reported."""
-        with self._lock:
-            self._current.pop(name, None)
-
-    def stop(self) -> None:
-        """The child has ended."""
-        self._over.set()
-
-    def run(self) -> None:
-        """Look at the child every now and then."""
-        while not self._over.wait(min(_WATCH_SECONDS, max(0.0, self._limits.seconds_left))):
-            with self._lock:  # a job that reports now is not blamed
-                if self._limits.seconds_left <= 0:
-                    self.out_of_time = True
-                elif why := self._why_too_much():
-                    self.ended = dict.fromkeys(self._current, why)
-                else:
-                    continue
-                self._child.kill()
-                return
-
-    def _why_too_much(self) -> str:
-        """What those that train now have taken too much of; empty when nothing."""
-        each, most = self._limits.learner_seconds, self._limits.memory_bytes
-        if each is not None and self._current and time.monotonic() - self._since > each * len(self._current):
-            return f"took longer than its limit of {each:g} s"
-        if most is not None and self._current and (taken := self._resident_bytes()) > most:
-            return f"took {format_bytes(taken)} of memory, its process may have {format_bytes(most)}"
-        return ""
-
-    def _resident_bytes(self) -> int:
-        """Resident memory of the child."""
-        with contextlib.suppress(psutil.Error):
-            return psutil.Process(self._child.pid).memory_info().rss
-        return 0
 
 
 def _visible(device: str) -> str:

@@ -125,6 +125,11 @@ class TaskSpec(Config):
         """The headline score; greater is better for every task."""
         return {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}[self.kind]
 
+    def answered(self, target: np.ndarray) -> np.ndarray:
+        """Of which rows of `target` (as in `Samples`) the whole answer is known, bool [N]."""
+        known = target >= 0 if self.kind == "classification" else np.isfinite(target)
+        return np.asarray(known.all(axis=tuple(range(1, known.ndim))))
+
 
 class DataSpec(Config):
     """The modalities of a sample, in a fixed order, and the task."""

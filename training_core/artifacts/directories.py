@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
+from training_core.artifacts.shared_locks import unshared
 from training_core.config import Config, canonical_json
 from training_core.errors import StorageError, TransientError
 
@@ -28,8 +29,6 @@ _PIECE_BYTES = 1 << 20
 _UNFINISHED = ".unfinished-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-_SHARED_TRIES = 2000  # who removes a directory holds its lock for a rename only; then it is gone
-_SHARED_PAUSE_SECONDS = 0.001
 
 
 class ArtifactRef(Config):
@@ -44,6 +43,18 @@ class ArtifactRef(Config):
     def path(self) -> Path:
         """The directory."""
         return Path(self.uri)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there; a new one is open to its owner alone.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def finish_directory(unfinished: Path, final: Path, known: Mapping[str, str] | N
             if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
                 raise
             return False
-        _sync_directory(final.parent)
+        sync_directory(final.parent)
     return True
 
 
@@ -213,10 +224,16 @@ def write_text_atomically(path: Path, text: str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def machine_cache() -> Path:
+    """The folder of what this machine has learned and can learn again: `polychoir` in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "polychoir"
 
 
 @contextmanager
@@ -229,64 +246,25 @@ def exclusive(lock: Path, wait: bool = True) -> Iterator[None]:
     """
     with storage_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
+        file = _locked(lock, wait)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise TransientError(f"{lock} is held by another process") from None
         yield
 
 
-def hold_shared(file: Path) -> int | None:
-    """Open `file` and hold a shared lock on it for as long as the returned descriptor is open.
-
-    Returns:
-        The descriptor; None when `file` is gone or on its way out.
-
-    Raises:
-        OSError: it is there and cannot be opened.
-    """
-    for _ in range(_SHARED_TRIES):
-        try:
-            handle = os.open(file, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # about to be removed, or only asked whether anybody reads it
-            os.close(handle)
-            time.sleep(_SHARED_PAUSE_SECONDS)
-            continue
-        except OSError:
-            pass  # a file system without locks
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), file.stat()):
-                return handle
-        os.close(handle)
-    return None
-
-
-@contextmanager
-def unshared(file: Path) -> Iterator[bool]:
-    """Yield whether nobody holds `file` by `hold_shared`; when so, nobody can until the block is left.
-
-    False as well when it is gone, or on a file system that cannot tell.
-    """
+def drop_lock(lock: Path) -> bool:
+    """Remove a lock file that nobody holds; who waits for it at this moment makes a new one. Whether it went."""
     try:
-        handle = os.open(file, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:
-            free = False
-        yield free
-    finally:
-        os.close(handle)
+        with exclusive(lock, wait=False):
+            lock.unlink(missing_ok=True)
+    except TransientError:
+        return False
+    return True
+
+
+def mark_used(directory: Path) -> None:
+    """Note that a published directory is used now, for whoever removes what nobody has used for long."""
+    with suppress(OSError):  # somebody else's, or on its way out
+        os.utime(directory)
 
 
 @contextmanager
@@ -300,6 +278,24 @@ def storage_errors(place: Path) -> Iterator[None]:
         if error.errno in _FORBIDDEN:
             raise StorageError(f"cannot write {place}: {error.strerror}; choose another --store") from error
         raise
+
+
+def _locked(lock: Path, wait: bool) -> IO[str]:
+    """The lock file, open and locked."""
+    while True:
+        file = lock.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    return file
+        except BlockingIOError:
+            file.close()
+            raise TransientError(f"{lock} is held by another process") from None
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was removed meanwhile: others lock another file by this name
 
 
 def _unfinished(parent: Path, label: str) -> Path:
@@ -339,7 +335,7 @@ def _write_checksums(directory: Path, known: Mapping[str, str]) -> None:
     path.write_text(canonical_json(checksums), encoding="utf-8")
     _sync_file(path)
     for folder in [p for p in directory.rglob("*") if p.is_dir()] + [directory]:
-        _sync_directory(folder)
+        sync_directory(folder)
 
 
 def _files(directory: Path) -> dict[str, Path]:
@@ -375,7 +371,8 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Flush the names in a directory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -155,7 +155,7 @@ def _fit_net(
         listening.append(DenoisingWeights(denoising))
     if prepared.judged is not None:
         judged = open_stream(prepared.judged, encoding, Batching(VALIDATION_ROWS, shuffle=False), device)
-        listening.append(Validation(judge, judged, training.patience, average))
+        listening.append(Validation(judge, judged, training.patience_epochs(prepared.num_batches), average))
     elif average is not None:
         listening.append(KeepAverage(average))
     listening.append(ScheduleHook(schedule))

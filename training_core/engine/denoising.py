@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from training_core.engine.cohort.stacked import StackedModel
 from training_core.engine.loop import Hook, TrainingState
-from training_core.objectives.denoising import DenoisingConfig, adapted_weights, remembered, staged_weights
+from training_core.objectives.denoising import (
+    DenoisingConfig,
+    adapted_weights,
+    first_weights,
+    remembered,
+    staged_weights,
+)
 
 _WEIGHTS, _MAGNITUDES = "weights", "magnitudes"
 
@@ -38,7 +44,7 @@ class DenoisingWeights(Hook):
         magnitudes = buffers[_MAGNITUDES]
         losses = [state.values[f"denoising/{kind}"] for kind in self._config.objectives]
         magnitudes.copy_(remembered(magnitudes, torch.stack(losses, dim=-1).to(magnitudes)))
-        buffers[_WEIGHTS].copy_(adapted_weights(self._config.weight, magnitudes))
+        buffers[_WEIGHTS].copy_(adapted_weights(torch.tensor(first_weights(self._config)), magnitudes))
 
 
 def _buffers(model: nn.Module | StackedModel) -> Mapping[str, Tensor]:

@@ -1,5 +1,6 @@
 """The settings of training that every net shares."""
 
+import math
 from typing import Annotated, Literal
 
 from training_core.config import Config
@@ -18,6 +19,8 @@ from training_core.quantities import (
 ScheduleKind = Literal["none", "cosine_restarts", "one_cycle", "plateau", "linear", "exponential"]
 Precision = Literal["float32", "bf16", "fp16"]
 Stacking = Literal["measured", "always", "never"]
+_LEAST_PATIENCE = 5
+"""Validation losses go up and down: fewer epochs without a better one say little, however long they are."""
 
 
 class Stage(Config):
@@ -72,6 +75,9 @@ class TrainingConfig(Config):
     """Share of a label's probability that is spread over all classes."""
     patience: PositiveInt = 15
     """Epochs without a better validation loss after which training stops; the best weights are kept."""
+    patience_steps: PositiveInt = 2000
+    """Where epochs are long, fewer will do: steps without a better validation loss after which training stops as well,
+    though never before the fifth epoch without one."""
     validation_fraction: Rate = 0.2
     """Share of the training rows held back to watch for overfitting. 0: train all epochs, keep the last weights."""
     modality_dropout: Annotated[Rate, SearchRange(0.0, 0.8), SearchOn(several_modalities=True)] = 0.3
@@ -89,6 +95,11 @@ class TrainingConfig(Config):
     possible, or never. Together and alone they end alike up to rounding."""
     checkpoint_seconds: NonNegativeFloat = 60.0
     """Seconds between checkpoints from which an interrupted training goes on. 0: none."""
+
+    def patience_epochs(self, num_batches: int) -> int:
+        """Epochs of `num_batches` batches each that training goes on without a better validation loss."""
+        enough = math.ceil(self.patience_steps * self.accumulation / max(num_batches, 1))
+        return min(self.patience, max(_LEAST_PATIENCE, enough))
 
     def optimizer_config(self) -> OptimizerConfig:
         """The optimiser these settings describe."""

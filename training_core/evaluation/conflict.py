@@ -6,7 +6,9 @@ scaled to [0, 1], so the noise here is in units of each number's range; their sw
 class, here a row is drawn, so that conflicts are not all alike.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -80,12 +82,13 @@ def spoil(spec: DataSpec, samples: Samples, config: ConflictConfig | None = None
     num_rows = len(samples)
     inputs = {name: values.copy() for name, values in samples.inputs.items()}
     noisy, swapped = np.zeros(num_rows, bool), np.zeros(num_rows, bool)
+    known = _Donors.of(samples, [modality for modality in spec.modalities if modality.kind != "text"])
     for row in random.choice(num_rows, round(config.noisy_rows * num_rows), replace=False):
         here = [m for m in spec.modalities if samples.available[m.name][row]]
         if not here:
             continue
         for place in random.choice(len(here), random.integers(1, len(here) + 1), replace=False):
-            _add_noise(here[place], inputs, samples, row, config.noise_std, random)
+            _add_noise(here[place], inputs, samples, row, config.noise_std, random, known)
         noisy[row] = config.noise_std > 0
     if len(spec.modalities) > 1:
         for row in random.choice(num_rows, round(config.conflicting_rows * num_rows), replace=False):
@@ -137,6 +140,25 @@ def _differs(task: TaskSpec, target: np.ndarray, row: int) -> np.ndarray:
     return (np.abs(target - target[row]) >= np.maximum(target.std(axis=0), 1e-300)).any(axis=1)
 
 
+@dataclass(frozen=True)
+class _Donors:
+    """What noise is drawn from, found once for all rows.
+
+    `rows`: those that have each modality, int64 [n]; `spans`: the range of its numbers over them, in the shape of a
+    sample, of the modalities that are numbers.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    spans: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, samples: Samples, numeric: Sequence[ModalitySpec]) -> Self:
+        """Of all modalities of the samples; a modality that no row has, has no range."""
+        rows = {name: np.flatnonzero(there) for name, there in samples.available.items()}
+        named = [modality.name for modality in numeric if len(rows[modality.name])]
+        return cls(rows, {name: _spans(samples.inputs[name], rows[name]) for name in named})
+
+
 def _add_noise(
     modality: ModalitySpec,
     inputs: dict[str, np.ndarray],
@@ -144,10 +166,10 @@ def _add_noise(
     row: int,
     std: float,
     random: np.random.Generator,
+    known: "_Donors",
 ) -> None:
     """Spoil one modality of one row in place."""
-    raw = samples.inputs[modality.name]
-    donors = np.flatnonzero(samples.available[modality.name])
+    raw, donors = samples.inputs[modality.name], known.rows[modality.name]
     if modality.kind == "text":
         words = str(raw[row]).split()
         for place in np.flatnonzero(random.random(len(words)) < min(std, 1.0)):
@@ -156,8 +178,7 @@ def _add_noise(
         inputs[modality.name][row] = " ".join(words)
         return
     values = raw[row].astype(np.float64)
-    span = _spans(raw, donors)
-    noise = random.normal(0.0, 1.0, values.shape) * std * span
+    noise = random.normal(0.0, 1.0, values.shape) * std * known.spans[modality.name]
     for place, column in enumerate(modality.columns):
         if column.categories is not None:
             noise[place] = 0.0

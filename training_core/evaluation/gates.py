@@ -28,7 +28,11 @@ class GateConfig(Config):
     max_size_mb: NonNegativeFloat | None = None
     """Largest ensemble, in MB (1e6 bytes) on disk."""
     max_row_milliseconds: NonNegativeFloat | None = None
-    """Longest time per row of a prediction, in ms."""
+    """Longest time of an answer to one row, in ms, with rows asked one at a time; the median of some."""
+
+
+ON_TEST_ROWS = ("min_score", "min_pattern_score", "max_calibration_error", "min_cross_modal_gain")
+"""Gates on what the test split says; without one they cannot be passed."""
 
 
 class GateResult(Config):

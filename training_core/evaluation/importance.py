@@ -29,7 +29,7 @@ class Importance(Config):
     loss_increase: float
     """Mean over the rows of the loss with it shuffled less the loss as it is; see `evaluation.metrics.loss`."""
     std_error: float
-    """Of that mean; 0 for a single row."""
+    """Of that mean."""
     num_rows: int
 
     @property
@@ -52,19 +52,24 @@ def modality_importance(
 ) -> list[Importance]:
     """How much the predictor depends on each of the modalities `names`, in their order.
 
-    A modality is shuffled together with its absences. `samples` must have targets, and rows the predictor never saw.
+    The values of a modality are shuffled among the rows that have it and that the predictor can answer for; which rows
+    have it stays as it is, for to lack it is another question. `samples` must have targets, and rows the predictor
+    never saw. A modality of which fewer than two such rows are there is left out: nothing can be shuffled.
 
     Raises:
-        DataError: there is no target, or not one row it can answer for.
+        DataError: there is no target.
     """
-    base, target = _losses(predict, samples, task), _target(samples)
+    base = _losses(predict, samples, task)
     found = []
     for name in names:
+        usable = samples.available[name] & np.isfinite(base)
+        if usable.sum() < 2:
+            continue
         order = generator(seed, "importance", name).permutation(len(samples))
-        inputs = {**samples.inputs, name: samples.inputs[name][order]}
-        available = {**samples.available, name: samples.available[name][order]}
-        shuffled = replace(samples, inputs=inputs, available=available)
-        found.append(_importance(name, base, _losses(predict, shuffled, task), len(target)))
+        values = samples.inputs[name].copy()
+        values[usable] = samples.inputs[name][order[usable[order]]]
+        shuffled = replace(samples, inputs={**samples.inputs, name: values})
+        found += _importance(name, base, _losses(predict, shuffled, task))
     return found
 
 
@@ -78,6 +83,8 @@ def feature_importance(
 ) -> list[Importance]:
     """How much the predictor depends on each column of its vectors and tables, the most important first.
 
+    Columns are shuffled as modalities are; those of which nothing can be measured are left out.
+
     Args:
         predict: the predictor.
         samples: raw rows with targets, which the predictor never saw.
@@ -87,22 +94,23 @@ def feature_importance(
         seed: of the shuffling.
 
     Raises:
-        DataError: there is no target, or not one row it can answer for.
+        DataError: there is no target.
     """
-    base, target = _losses(predict, samples, spec.task), _target(samples)
+    base = _losses(predict, samples, spec.task)
     widths = {name: spec[name].num_features for name in names if spec[name].kind in ("vector", "tabular")}
     turns = sorted((column, name) for name, width in widths.items() for column in range(width))
     found = []
     for column, name in turns[:max_features]:
+        usable = samples.available[name] & np.isfinite(base)
+        if usable.sum() < 2:
+            continue
         values = samples.inputs[name].copy()
         order = generator(seed, "importance", name, column).permutation(len(samples))
-        there = order[samples.available[name][order]]  # values of rows that have them, for the rows that do
-        rows = np.flatnonzero(samples.available[name])
-        values[rows, column] = samples.inputs[name][there, column]
+        values[usable, column] = samples.inputs[name][order[usable[order]], column]
         shuffled = replace(samples, inputs={**samples.inputs, name: values})
         columns = spec[name].columns
         label = f"{name}.{columns[column].name if columns else column}"
-        found.append(_importance(label, base, _losses(predict, shuffled, spec.task), len(target)))
+        found += _importance(label, base, _losses(predict, shuffled, spec.task))
     return sorted(found, key=lambda one: (-one.loss_increase, one.subject))
 
 
@@ -155,7 +163,10 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def _losses(predict: Predict, samples: Samples, task: TaskSpec) -> np.ndarray:
     """Loss per row, NaN where the predictor says nothing."""
-    prediction, target = predict(samples), _target(samples)
+    target = _target(samples)
+    if not len(target):
+        return np.zeros(0)
+    prediction = predict(samples)
     voted = np.isfinite(prediction).all(axis=1)
     losses = np.full(len(target), np.nan)
     if voted.any():
@@ -163,13 +174,14 @@ def _losses(predict: Predict, samples: Samples, task: TaskSpec) -> np.ndarray:
     return losses
 
 
-def _importance(subject: str, base: np.ndarray, shuffled: np.ndarray, num_rows: int) -> Importance:
+def _importance(subject: str, base: np.ndarray, shuffled: np.ndarray) -> list[Importance]:
+    """What shuffling cost, over the rows answered both times; nothing where there are fewer than two."""
     rise = shuffled - base
     rise = rise[np.isfinite(rise)]
-    if not len(rise):
-        raise DataError(f"{subject}: the predictor answers for none of the {num_rows} rows; give it rows it can use")
-    std_error = float(rise.std(ddof=1) / math.sqrt(len(rise))) if len(rise) > 1 else 0.0
-    return Importance(subject=subject, loss_increase=float(rise.mean()), std_error=std_error, num_rows=len(rise))
+    if len(rise) < 2:
+        return []
+    std_error = float(rise.std(ddof=1) / math.sqrt(len(rise)))
+    return [Importance(subject=subject, loss_increase=float(rise.mean()), std_error=std_error, num_rows=len(rise))]
 
 
 def _target(samples: Samples) -> np.ndarray:

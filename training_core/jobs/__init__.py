@@ -9,6 +9,7 @@ from training_core.jobs.job import (
     JobReport,
     JobStatus,
     OnEvent,
+    code_version,
     core_fingerprint,
     event_of,
     failed_report,
@@ -20,6 +21,7 @@ from training_core.jobs.job import (
 )
 from training_core.jobs.limits import Limits, TimeLeft
 from training_core.jobs.run import run_jobs
+from training_core.jobs.watchdog import Watchdog
 
 __all__ = [
     "Cohort",
@@ -31,6 +33,8 @@ __all__ = [
     "Limits",
     "OnEvent",
     "TimeLeft",
+    "Watchdog",
+    "code_version",
     "core_fingerprint",
     "event_of",
     "failed_report",

@@ -3,6 +3,7 @@
 A job's outputs live in a directory named by its fingerprint (core version + data + config + seed), published in one
 step. A job whose directory exists is not trained again, whoever asks: that is the whole of caching and of resuming. Of
 a job that was given up its validation losses are kept, so that whoever would give it up as early need not train it.
+Whether a job is given up depends on its losses alone, never on what somebody else has trained before.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from training_core.artifacts import (
     CHECKSUMS,
     ArtifactRef,
     is_published,
+    mark_used,
     open_published,
     storage_errors,
     write_text_atomically,
@@ -157,6 +159,12 @@ def core_fingerprint() -> str:
     return digest.hexdigest()
 
 
+@cache
+def code_version() -> str:
+    """Which code this is, for people: Polychoir's version and the first digits of `core_fingerprint`."""
+    return f"{_version('polychoir') or '0'}+{core_fingerprint()[:12]}"
+
+
 def _version(distribution: str) -> str:
     """Which one is installed; empty when none is."""
     try:
@@ -173,7 +181,7 @@ def job_directory(job: Job, store: Path, device: str) -> Path:
 def finished_report(job: Job, store: Path, device: str) -> JobReport | None:
     """The report of a job that has been trained, or given up by its own measure, before; None when it has not.
 
-    It is reported under this job's own name, as reused or as pruned.
+    It is reported under this job's own name, as reused, or as pruned when its own training would have been given up.
     """
     directory = job_directory(job, store, device)
     if not is_published(directory):
@@ -183,7 +191,11 @@ def finished_report(job: Job, store: Path, device: str) -> JobReport | None:
     except (OSError, ValueError):  # damaged from outside: as good as not there
         (directory / CHECKSUMS).unlink(missing_ok=True)
         return None
-    return report.model_copy(update={**_named(job), "status": "reused", "artifact": open_published(directory)})
+    mark_used(directory)
+    # What ends by itself after an epoch is not given up after it, so the last epoch is not asked about.
+    return _given_up(job, report, len(report.validation_losses) - 1) or report.model_copy(
+        update={**_named(job), "status": "reused", "artifact": open_published(directory)}
+    )
 
 
 def keep_given_up(job: Job, report: JobReport, store: Path, device: str) -> None:
@@ -244,10 +256,19 @@ def _given_up_before(job: Job, store: Path, device: str) -> JobReport | None:
         known = JobReport.model_validate_json(_given_up_path(job, store, device).read_text())
     except (OSError, ValueError):
         return None
-    for epoch, loss in enumerate(known.validation_losses, start=1):
+    return _given_up(job, known, len(known.validation_losses))
+
+
+def _given_up(job: Job, known: JobReport, num_epochs: int) -> JobReport | None:
+    """The report of a job that the first so many losses known of it are enough to give up; None when they are not.
+
+    It has taken its share of the time that all epochs took.
+    """
+    for epoch, loss in enumerate(known.validation_losses[: max(num_epochs, 0)], start=1):
         if why := job.why_give_up(epoch, loss):
+            share = epoch / len(known.validation_losses)
             losses = known.validation_losses[:epoch]
-            return known.model_copy(update={**_named(job), "error": why, "epochs": epoch, "validation_losses": losses})
+            return pruned_report(job, why, losses, share * known.seconds, share * known.cpu_seconds)
     return None
 
 

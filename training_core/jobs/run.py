@@ -17,7 +17,6 @@ import numpy as np
 from training_core.artifacts import (
     exclusive,
     is_published,
-    open_published,
     publish_directory,
     storage_errors,
     write_text_atomically,
@@ -120,11 +119,8 @@ def run_jobs(
                     keep_given_up(work.job, outcome, store, device)
                     yield from _reused(same, store, device, on_event)
                 else:
-                    report = outcome.model_copy(update={"artifact": open_published(work.directory)})
-                    time_left.took(report.predicted_seconds, report.seconds)
-                    on_event(event_of(report))
-                    yield report
-                    yield from _reused(same[1:], store, device, on_event)
+                    time_left.took(outcome.predicted_seconds, outcome.seconds)
+                    yield from _reused(same, store, device, on_event, trained=True)
                 held[work.directory].close()
 
 
@@ -323,13 +319,22 @@ def _checkpoints(unit: Iterable[_Work], store: Path) -> Path:
 
 
 def _begin_checkpoints(unit: Sequence[_Work], store: Path) -> Path | None:
-    """Where checkpoints of a unit go, with a note of whose they are; None when it keeps none."""
+    """Where checkpoints of a unit go, with a note of whose they are and when each is given up; None: it keeps none.
+
+    Those in which a learner may have been given up are of use to no other unit than one that gives up the same.
+    """
     if not any(work.job.recipe.keeps_checkpoints for work in unit):
         return None
-    folder = _checkpoints(unit, store)
+    folder, before = _checkpoints(unit, store), None
+    owners = {work.directory.name: {str(key): value for key, value in work.job.give_up.items()} for work in unit}
+    with suppress(OSError, ValueError):
+        before = json.loads((folder / _OWNERS).read_text())
     with storage_errors(folder):
+        of_use = isinstance(before, dict) and (before == owners or not any(before.values()))
+        if folder.exists() and not of_use:
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / _OWNERS, json.dumps([work.directory.name for work in unit]))
+    write_text_atomically(folder / _OWNERS, json.dumps(owners))
     return folder
 
 
@@ -352,10 +357,17 @@ def _most_patient(same: Sequence[Job]) -> Job:
     return same[0].model_copy(update={"give_up": {epoch: max(job.give_up[epoch] for job in same) for epoch in shared}})
 
 
-def _reused(same: Iterable[Job], store: Path, device: str, on_event: OnEvent) -> Iterator[JobReport]:
-    """Reports of jobs that are done: whose directory is there, or who were given up."""
+def _reused(
+    same: Iterable[Job], store: Path, device: str, on_event: OnEvent, trained: bool = False
+) -> Iterator[JobReport]:
+    """Reports of jobs that are done: whose directory is there, or who were given up.
+
+    `trained`: it has just been made, for the first of them that is not given up.
+    """
     for job in same:
         if report := finished_report(job, store, device):
+            if trained and report.artifact:
+                report, trained = report.model_copy(update={"status": "trained"}), False
             on_event(event_of(report))
             yield report
 

@@ -26,12 +26,14 @@ text-align:right}
 .plain th{text-align:left;font-weight:600;border-bottom:2px solid var(--rest);vertical-align:bottom}
 .plain td,.plain th{padding:.28rem 1.2rem .28rem 0} .plain td{border-bottom:1px solid var(--line);vertical-align:top}
 .plain .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap} .unused td{color:var(--soft)}
+.plain.dense td,.plain.dense th{padding-right:.7rem} .plain.dense{font-size:.82rem}
 .plain code{word-break:break-all} pre{font-size:.8rem;overflow-x:auto} details{margin:.6rem 0}
 .note{color:var(--soft);font-size:.88rem;max-width:46rem;margin:.2rem 0 .8rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(21rem,1fr));gap:.8rem 1.6rem;margin:.4rem 0 1rem}
 .chart{margin:0;min-width:0;max-width:34rem} .chart.wide{margin:.4rem 0 1rem;max-width:none}
 figcaption{font-weight:600;font-size:.9rem;margin-bottom:.2rem}
-.chart svg{width:100%;height:auto;display:block} .chart text{font:11px system-ui,sans-serif;fill:var(--soft)}
+.chart svg{width:100%;height:auto;display:block;overflow:visible}
+.chart text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .chart text.name{fill:var(--text);font-size:12px} .chart .grid{stroke:var(--line)}
 .chart .diagonal{stroke:var(--soft);stroke-dasharray:4 4} .chart .gap{stroke:var(--rest);stroke-width:3}
 .chart .bar{stroke:var(--bar);stroke-width:5;opacity:.28;stroke-linecap:round}

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 CODE = "\0"
 """A cell that starts with this is set as code in HTML."""
 _NUMERIC = set("0123456789.,+-−%<×() to")
+_MANY_COLUMNS = 7
+"""More are set closer together: a page is 68 rem wide."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], unused: Sequence[bool] = ()) -> str:
@@ -25,7 +27,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], unused: Sequence
         lines.append(f"<tr{style}>{cells}</tr>")
     names = "".join(_cell("th", *cell) for cell in zip(header, right, strict=True)) if any(header) else ""
     head = f"<thead><tr>{names}</tr></thead>" if names else ""
-    return f'<div class="scroll"><table class="plain">{head}<tbody>{"".join(lines)}</tbody></table></div>'
+    style = "plain dense" if len(header) > _MANY_COLUMNS else "plain"
+    return f'<div class="scroll"><table class="{style}">{head}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -22,6 +22,7 @@ from training_core.selection.pooling import (
 )
 from training_core.selection.spread import disagreement, fit_spread
 from training_core.selection.stacking import apply_stacker, fit_stacker, stretch_beside
+from training_core.selection.units import of_rows
 
 _WORTH_TRYING = np.log(1.1)
 """Temperatures less apart than by a tenth make no difference that could be seen."""
@@ -101,17 +102,18 @@ def with_promise(
     predictions = evidence.predictions[kept]
     rows = np.isfinite(predictions).all(axis=2).any(axis=0)
     predictions, target = predictions[:, rows], evidence.target[rows]
+    units = of_rows(evidence.units, rows)
     if not len(target):
         return learned
     mixed = pool(predictions, weights)
     enough = len(target) >= config.min_calibration_rows
     values = calibrated_values(task, learned, mixed, predictions, weights, names)
     if config.stacking and enough:
-        learned = _with_stacker(task, learned, target, mixed, predictions, weights, names, config, seed)
+        learned = _with_stacker(task, learned, target, mixed, predictions, weights, names, config, seed, units)
         values = calibrated_values(task, learned, mixed, predictions, weights, names)
     std = None
     if task.kind == "regression":
-        learned, std = _with_errors(learned, target, values, predictions, weights, mixed, config, enough, seed)
+        learned, std = _with_errors(learned, target, values, predictions, weights, mixed, config, enough, seed, units)
     rule = fit_conformal(task, target, values, config.coverage, config.set_method, std)
     return learned.model_copy(update={"conformal": rule})
 
@@ -126,13 +128,14 @@ def _with_stacker(
     names: tuple[str, ...],
     config: CombinationConfig,
     seed: int,
+    units: np.ndarray | None,
 ) -> PatternWeights:
     """`learned` with the stacker that wins most on rows held out, if one does.
 
     Tried are one beside the temperature as it is, and one beside the temperature that suits a stacker best.
     """
     plain = values = calibrated_values(task, learned, mixed, predictions, weights, names)
-    stacker = fit_stacker(task, target, plain, predictions, weights, names, config.evenness, seed)
+    stacker = fit_stacker(task, target, plain, predictions, weights, names, config.evenness, seed, units=units)
     best = learned if stacker is None else learned.model_copy(update={"stacker": stacker})
     temperature = learned.temperature
     for _ in range(_MOST_STRETCHES):
@@ -145,7 +148,7 @@ def _with_stacker(
         values = calibrated_values(task, other, mixed, predictions, weights, names)
     if temperature == learned.temperature:
         return best
-    beside = fit_stacker(task, target, values, predictions, weights, names, config.evenness, seed, rival=plain)
+    beside = fit_stacker(task, target, values, predictions, weights, names, config.evenness, seed, plain, units)
     if beside is None or (stacker is not None and beside.gain <= stacker.gain):
         return best
     return learned.model_copy(update={"temperature": temperature, "stacker": beside})
@@ -161,6 +164,7 @@ def _with_errors(
     config: CombinationConfig,
     enough: bool,
     seed: int,
+    units: np.ndarray | None,
 ) -> tuple[PatternWeights, np.ndarray]:
     """`learned` with its expected errors, and those of the rows at hand for as many learners as spoke, [N, K]."""
     error = target - values
@@ -174,6 +178,7 @@ def _with_errors(
             disagreement(predictions, weights, mixed),
             config.evenness,
             seed,
+            units,
         )
         learned = learned.model_copy(
             update={

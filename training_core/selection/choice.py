@@ -36,6 +36,12 @@ _TASTES: dict[Strategy, _Taste] = {
 _NEAR = 0.15
 """Utilities closer than this are as good as equal: a prior knows no better, and an ensemble gains by mixing kinds."""
 
+_LONG_SECONDS = 300.0
+_LONG_RATIO = 10.0
+"""A kind that is predicted to take longer than both this many seconds and this many times the quickest one is not
+trained on the same modalities again: the first errs in another way than the quick ones do, a second costs a dozen of
+them."""
+
 
 class SelectionConfig(Config):
     """How learners are chosen for the bags."""
@@ -104,6 +110,8 @@ def choose_learners(
     nearly as good as the best one, one whose method was used least so far is taken, so that over the bags an ensemble
     mixes methods, and of the kinds of a method the one used least. A bag gets the same method twice only when no
     other is left; so does a bag with the rows, modalities and columns of another get a kind that would learn the same.
+    Unless accuracy alone counts, a kind that takes many times as long as others is not trained on the same modalities
+    again; a bag for which nothing else is left gets no learner.
 
     Args:
         bags: to choose for.
@@ -119,13 +127,19 @@ def choose_learners(
     """
     used: Counter[str] = Counter()
     learnt: dict[tuple[object, ...], set[str]] = {}
+    trained: dict[tuple[str, ...], set[str]] = {}
     choices: list[Choice] = []
     for bag in bags:
         left = _eligible(bag, spec, num_rows, epochs, settings, config, max_bytes)
         num_eligible = len(left)
         taken: set[str] = set()
         same = learnt.setdefault((bag.modalities, bag.row_draw, bag.feature_fraction < 1 and bag.seed), set())
+        before = trained.setdefault(bag.modalities, set())
+        quickest = min(candidate.cost.seconds for candidate in left)
         left = [candidate for candidate in left if candidate.kind not in same] or left
+        if _TASTES[config.strategy].time:
+            most = max(_LONG_SECONDS, _LONG_RATIO * quickest)
+            left = [candidate for candidate in left if candidate.cost.seconds <= most or candidate.kind not in before]
         for _ in range(min(config.learners_per_bag, len(left))):
             fresh = [candidate for candidate in left if candidate.method not in taken] or left
             best = max(candidate.utility for candidate in fresh)
@@ -149,6 +163,7 @@ def choose_learners(
             )
             used.update({chosen.kind, chosen.method})
             taken.add(chosen.method)
+            before.add(chosen.kind)
             if chosen.learner.same_rows_same_learner:
                 same.add(chosen.kind)
             left.remove(chosen)

@@ -40,6 +40,7 @@ from training_core.selection.pooling import (
 from training_core.selection.spread import SpreadModel
 from training_core.selection.stacking import Stacker
 from training_core.selection.teams import joined_predictions, member_weights, team_positions
+from training_core.selection.units import mean_error, of_rows
 from training_core.selection.weighting import likelihood_weights
 
 _MAX_NUMBERS = 20_000_000
@@ -134,13 +135,18 @@ class BestSingle:
 
 
 def drawn_rows(
-    rows: np.ndarray, num_learners: int, num_outputs: int, config: CombinationConfig, seed: Seed
+    rows: np.ndarray, num_rows: int, num_learners: int, num_outputs: int, config: CombinationConfig, seed: Seed
 ) -> np.ndarray:
-    """`rows`, or a random part of them (sorted) when there are more than `max_rows` or than memory allows."""
+    """`rows`, or a random part of them (sorted) when there are more than `max_rows` or than memory allows.
+
+    Each of all `num_rows` rows has one place in a random order, and the first of `rows` in it are taken: patterns whose
+    rows are nearly the same are learned from nearly the same part, and can be compared row by row.
+    """
     most = min(config.max_rows, max(500, _MAX_NUMBERS // max(1, num_learners * num_outputs)))
     if len(rows) <= most:
         return rows
-    return np.sort(generator(seed, "combination", "rows").choice(rows, most, replace=False))
+    place = generator(seed, "combination", "rows").permutation(num_rows)[rows]
+    return np.sort(rows[np.argpartition(place, most)[:most]])
 
 
 def learner_losses(task: TaskSpec, target: np.ndarray, predictions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -200,6 +206,7 @@ def combine_pattern(
     available: tuple[str, ...] = (),
     may_be_uninformed: bool = False,
     teams: tuple[str, ...] | None = None,
+    units: np.ndarray | None = None,
 ) -> PatternWeights:
     """Learn the weights and the calibration of one pattern.
 
@@ -219,6 +226,7 @@ def combine_pattern(
         may_be_uninformed: whether it may be left at what is known without any input.
         teams: of the L learners; those of one team were trained alike on different folds and share a weight
             (`selection.teams`). Every learner is its own team when None.
+        units: int64 [N], rows that belong together; see `units.units_of`.
     """
     spoken = speaks(predictions)
     speaking = np.flatnonzero(spoken.any(axis=1))
@@ -226,12 +234,13 @@ def combine_pattern(
         return PatternWeights(available=available, weights={})
     heard = np.flatnonzero(spoken.any(axis=0))
     predictions, target = predictions[np.ix_(speaking, heard)], target[heard]
+    units = of_rows(units, heard)
     team_of = team_positions([(teams or names)[i] for i in speaking])
     names = tuple(names[i] for i in speaking)
     joined = joined_predictions(predictions, team_of)
     separate = learner_losses(task, target, joined)
     ignorant = ignorant_losses(task, target)
-    known = np.array([_errors_less(losses, ignorant[rows]) for rows, losses in separate])
+    known = np.array([_errors_less(losses, ignorant[rows], of_rows(units, rows)) for rows, losses in separate])
     skilled = np.flatnonzero(known > _BEYOND_NOISE)
     # One that knows nothing cannot help, yet a little weight of it hardly hurts a mixture whose temperature makes up
     # for it, so it would be kept.
@@ -241,7 +250,7 @@ def combine_pattern(
     alone = best_single(task, target, joined, separate)
     best_name = names[int(np.argmax(team_of == alone.index))]
     mixture, together = _mixture(task, target, joined, weights)
-    surest = max(known.max(), _errors_less(together, ignorant))
+    surest = max(known.max(), _errors_less(together, ignorant, units))
     if may_be_uninformed and surest < _SURELY and len(target) >= config.min_calibration_rows:
         return PatternWeights(
             available=available,
@@ -262,6 +271,7 @@ def combine_pattern(
         joined[alone.index, alone.rows],
         mixture[alone.rows],
         len(joined),
+        of_rows(units, alone.rows),
     )
     if single_shipped:
         weights = np.zeros(len(joined))
@@ -305,10 +315,10 @@ def ignorant_losses(task: TaskSpec, target: np.ndarray) -> np.ndarray:
     return calibrated_losses(task, target, np.tile(rate, (len(target), 1)))
 
 
-def _errors_less(losses: np.ndarray, reference: np.ndarray) -> float:
+def _errors_less(losses: np.ndarray, reference: np.ndarray, units: np.ndarray | None) -> float:
     """By how many standard errors the losses of the same rows are less than the others."""
     gain = reference - losses
-    error = float(gain.std() / np.sqrt(len(gain)))
+    error = mean_error(gain, units)
     return float(gain.mean()) / error if error > 0 else float(np.sign(gain.mean())) * np.inf if gain.any() else 0.0
 
 
@@ -320,6 +330,7 @@ def _surely_better(
     answers: np.ndarray,
     mixture_answers: np.ndarray,
     num_learners: int,
+    units: np.ndarray | None,
 ) -> bool:
     """Whether the best of `num_learners` learners beats their mixture on the same rows, in losses and in mistakes.
 
@@ -328,13 +339,13 @@ def _surely_better(
     mixture once it is calibrated on them, so it has to make fewer mistakes as well.
     """
     needed = NormalDist().inv_cdf(1 - (1 - NormalDist().cdf(_BEYOND_NOISE)) / num_learners)
-    if _errors_less(losses, mixture_losses) <= needed:
+    if _errors_less(losses, mixture_losses, units) <= needed:
         return False
     if task.kind == "regression":
         return True
     mistakes = [1.0 - correctness(task, target, given).reshape(len(target), -1).mean(axis=1)
                 for given in (answers, mixture_answers)]  # fmt: skip
-    return _errors_less(mistakes[0], mistakes[1]) > _BEYOND_NOISE
+    return _errors_less(mistakes[0], mistakes[1], units) > _BEYOND_NOISE
 
 
 def _mixture(

@@ -33,6 +33,7 @@ def conclude(
     available: Mapping[str, np.ndarray],
     config: CombinationConfig | None = None,
     seed: int = 0,
+    units: np.ndarray | None = None,
     dataset: str = "",
     dataset_fingerprint: str = "",
 ) -> EnsembleManifest:
@@ -51,6 +52,7 @@ def conclude(
         available: their availability, bool [n] per modality of the spec.
         config: how to combine; the defaults when None.
         seed: root of the random draws.
+        units: int64 [n], training rows that belong together; see `units.units_of`.
         dataset: `name@version`.
         dataset_fingerprint: of the data set's content.
 
@@ -63,7 +65,7 @@ def conclude(
     if not candidates:
         raise GateError("no learner trained, so there is nothing to combine; see the failures of the single jobs")
     config = config or CombinationConfig()
-    heard = OutOfBag(spec, candidates, rows, target, available, config, seed)
+    heard = OutOfBag(spec, candidates, rows, target, available, config, seed, units)
     # Many small products: on busy cores the threads of a BLAS wait for each other most of the time (measured 6 times
     # slower), and with one thread sums do not depend on the machine.
     with threadpool_limits(limits=1):
@@ -119,7 +121,7 @@ def learn_patterns(heard: OutOfBag, config: CombinationConfig, seed: int) -> tup
         present = tuple(n for n in names if n in pattern)
         partial = len(present) < len(names)
         said = (heard.spec.task, seen.target, seen.predictions, seen.names)
-        found.append(combine_pattern(*said, config, seed, present, partial, seen.teams))
+        found.append(combine_pattern(*said, config, seed, present, partial, seen.teams, seen.units))
     inherited = with_inherited(found, config.min_calibration_rows)
     # Gathered again rather than kept: the answers of all learners under all patterns can be many gigabytes.
     return tuple(
@@ -138,7 +140,7 @@ def learn_worth(heard: OutOfBag, patterns: Sequence[PatternWeights]) -> dict[str
         for learned in patterns
         if learned.pattern in asked
     }
-    return modality_worth(losses, ignorant_losses(task, target), names)
+    return modality_worth(losses, ignorant_losses(task, target), names, heard.units)
 
 
 def _prior(task: TaskSpec, target: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...] | None]:

@@ -11,6 +11,7 @@ from training_core.evaluation.calibration import apply_temperature
 from training_core.schema import DataSpec, Pattern, pattern_key
 from training_core.selection.combination import CombinationConfig, drawn_rows
 from training_core.selection.temperatures import learner_temperatures
+from training_core.selection.units import of_rows
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Evidence:
     predictions: np.ndarray
     names: tuple[str, ...]
     teams: tuple[str, ...]
+    units: np.ndarray | None = None
+    """int64 [N], rows that belong together (`units.units_of`); None where every row stands for itself."""
 
 
 class OutOfBag:
@@ -60,13 +63,14 @@ class OutOfBag:
         available: Mapping[str, np.ndarray],
         config: CombinationConfig,
         seed: int,
+        units: np.ndarray | None = None,
     ) -> None:
         """Find every candidate's rows among the training rows; takes what `conclude.conclude` takes.
 
         Raises:
             DataError: a candidate was judged on rows that are not among `rows`.
         """
-        self.spec, self.candidates, self.target = spec, candidates, target
+        self.spec, self.candidates, self.target, self.units = spec, candidates, target, units
         self._available, self._config, self._seed = available, config, seed
         self._places = [_positions(candidate, rows) for candidate in candidates]
         self.temperatures: list[dict[str, float]] = [{} for _ in candidates]
@@ -105,7 +109,7 @@ class OutOfBag:
                 heard[place[np.isfinite(candidate.predictions[key]).all(axis=1)]] = True
         whole = heard & np.logical_and.reduce([self._available[n] for n in self.spec.names if n in pattern])
         used = np.flatnonzero(whole if whole.sum() >= self._config.min_calibration_rows else heard)
-        used = drawn_rows(used, len(self.candidates), width, self._config, self._seed)
+        used = drawn_rows(used, num_rows, len(self.candidates), width, self._config, self._seed)
         index_of = np.full(num_rows, -1)
         index_of[used] = np.arange(len(used))
         stack = np.full((len(self.candidates), len(used), width), np.nan)
@@ -117,7 +121,7 @@ class OutOfBag:
                 slot[index_of[place][kept]] = apply_temperature(self.spec.task, said, own[key]) if key in own else said
         names = tuple(candidate.name for candidate in self.candidates)
         teams = tuple(candidate.team or candidate.name for candidate in self.candidates)
-        return Evidence(used, self.target[used], stack, names, teams)
+        return Evidence(used, self.target[used], stack, names, teams, of_rows(self.units, used))
 
 
 def _positions(candidate: Candidate, rows: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ errors out of bag, B pulled towards 0 as by `strength` rows. It is convex in bot
 import numpy as np
 
 from training_core.config import Config
-from training_core.seeding import generator
 from training_core.selection.pooling import Pool, speaks
+from training_core.selection.units import dealt_folds, mean_error
 
 _LEAST = 1e-12
 _NUM_FOLDS = 5
@@ -60,7 +60,12 @@ def disagreement(predictions: np.ndarray, weights: np.ndarray, mixed: Pool) -> n
 
 
 def fit_spread(
-    relative_error: np.ndarray, values: np.ndarray, disagreement: np.ndarray, strength: float, seed: int
+    relative_error: np.ndarray,
+    values: np.ndarray,
+    disagreement: np.ndarray,
+    strength: float,
+    seed: int,
+    units: np.ndarray | None = None,
 ) -> SpreadModel | None:
     """Learn what makes errors large, or nothing where equal errors are as likely on rows held out.
 
@@ -73,8 +78,9 @@ def fit_spread(
         disagreement: [N, K], from `disagreement`; NaN counts as the usual one.
         strength: rows of evidence that the preference for equal errors is worth.
         seed: of the draw of the folds.
+        units: int64 [N], rows that belong together and are held out together; see `units.units_of`.
     """
-    fold = generator(seed, "spread").permutation(len(values)) % _NUM_FOLDS
+    fold = dealt_folds(len(values), _NUM_FOLDS, seed, "spread", units)
     gains = np.zeros(len(values))
     for index in range(_NUM_FOLDS):
         held, rest = fold == index, fold != index
@@ -86,7 +92,7 @@ def fit_spread(
         expected = model.factors(values[held], disagreement[held]) ** 2
         before, after = np.log(usual) + square / usual, np.log(expected) + square / expected
         gains[held] = 0.5 * np.mean(before - after, axis=1)
-    if gains.mean() <= _BEYOND_NOISE * gains.std() / np.sqrt(len(gains)):
+    if gains.mean() <= _BEYOND_NOISE * mean_error(gains, units):
         return None
     return _fit(relative_error, values, disagreement, strength)
 

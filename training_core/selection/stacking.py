@@ -23,8 +23,8 @@ from training_core.config import Config
 from training_core.evaluation.calibration import LEAST_PROBABILITY
 from training_core.evaluation.metrics import loss
 from training_core.schema import TaskSpec
-from training_core.seeding import generator
 from training_core.selection.pooling import speaks
+from training_core.selection.units import dealt_folds, mean_error
 
 _NUM_FOLDS = 5
 _BEYOND_NOISE = 2.0
@@ -69,6 +69,7 @@ def fit_stacker(
     strength: float,
     seed: int,
     rival: np.ndarray | None = None,
+    units: np.ndarray | None = None,
 ) -> Stacker | None:
     """The stacker fitted on all rows if, fitted on four fifths, it beats the pool on the last fifth; else None.
 
@@ -85,8 +86,11 @@ def fit_stacker(
         strength: rows of evidence that the preference for the pool is worth.
         seed: of the draw of the fifths.
         rival: [N, C], the answers it has to beat; `pooled` when None.
+        units: int64 [N], rows that belong together and are held out together; see `units.units_of`.
     """
     if len(target) < _FEWEST_ROWS or np.count_nonzero(weights) < 1:
+        return None
+    if units is not None and len(np.unique(units)) < _NUM_FOLDS:
         return None
     scale = np.maximum(target.std(axis=0), 1e-12) if task.kind == "regression" else 1.0
     whole = _Problem(
@@ -95,7 +99,7 @@ def fit_stacker(
         target / scale if task.kind == "regression" else target,
     )
     whole = _Problem(whole.offset, whole.steps[weights > 0], whole.target)
-    fold = generator(seed, "stacking").permutation(len(target)) % _NUM_FOLDS
+    fold = dealt_folds(len(target), _NUM_FOLDS, seed, "stacking", units)
     beaten = whole.offset if rival is None else _scores(task, rival) / scale
     gains = np.empty(len(target))
     for index in range(_NUM_FOLDS):
@@ -104,7 +108,7 @@ def fit_stacker(
         part = whole.take(held)
         before = loss(task, part.target, _answers(task, beaten[held]))
         gains[held] = before - loss(task, part.target, _answers(task, _corrected(part, found)))
-    if gains.mean() <= _BEYOND_NOISE * gains.std() / np.sqrt(len(gains)):
+    if gains.mean() <= _BEYOND_NOISE * mean_error(gains, units):
         return None
     found = _fit(task, whole, strength)
     used = [name for name, weight in zip(names, weights, strict=True) if weight > 0]

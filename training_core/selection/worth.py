@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from training_core.schema import Pattern
+from training_core.selection.units import mean_error, of_rows
 
 _BEYOND_NOISE = 2.0
 _ONLY_TOGETHER = 0.2
@@ -13,7 +14,10 @@ a modality also silences learners that cannot do without it, so hiding pure nois
 
 
 def modality_worth(
-    losses: Mapping[Pattern, np.ndarray], ignorant: np.ndarray, names: Sequence[str]
+    losses: Mapping[Pattern, np.ndarray],
+    ignorant: np.ndarray,
+    names: Sequence[str],
+    units: np.ndarray | None = None,
 ) -> dict[str, float]:
     """The loss each modality saves: alone against nothing, or last to all the others, whichever is more.
 
@@ -25,25 +29,27 @@ def modality_worth(
             modality and every one left out are looked at, as far as they are given.
         ignorant: [n], the loss of an answer without any input.
         names: of all modalities.
+        units: int64 [n], rows that belong together; see `units.units_of`.
     """
     full = frozenset(names)
-    together = _saving(ignorant, losses.get(full))
+    together = _saving(ignorant, losses.get(full), units)
     worth = {}
     for name in names:
         alone, last = (
-            _saving(ignorant, losses.get(frozenset({name}))),
-            _saving(losses.get(full - {name}), losses.get(full)),
+            _saving(ignorant, losses.get(frozenset({name})), units),
+            _saving(losses.get(full - {name}), losses.get(full), units),
         )
         worth[name] = max(alone, last) if alone or last > _ONLY_TOGETHER * together else 0.0
     return worth
 
 
-def _saving(before: np.ndarray | None, after: np.ndarray | None) -> float:
+def _saving(before: np.ndarray | None, after: np.ndarray | None, units: np.ndarray | None) -> float:
     if before is None or after is None:
         return 0.0
     gain = before - after
-    gain = gain[np.isfinite(gain)]
-    if not len(gain) or gain.mean() <= _BEYOND_NOISE * gain.std() / np.sqrt(len(gain)):
+    known = np.isfinite(gain)
+    gain = gain[known]
+    if not len(gain) or gain.mean() <= _BEYOND_NOISE * mean_error(gain, of_rows(units, known)):
         return 0.0
     return float(gain.mean())
 

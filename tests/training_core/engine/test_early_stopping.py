@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from training_core.engine.hooks import ProgressHook, Validation, mean_losses
 from training_core.engine.loop import History, Hook, TrainingState, fit
+from training_core.engine.training import TrainingConfig
 from training_core.engine.updates.gradient import GradientUpdate
 from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.errors import DivergenceError
@@ -216,3 +217,12 @@ def test_what_stopped_training_first_stays_the_reason() -> None:
     validation = Validation(ScriptedLosses(1.0, 2.0, 3.0), [batch(4, 2)], patience=2)
     history = train(Net(), validation, ProgressHook(lambda epoch, metrics: "enough" if epoch == 3 else None), epochs=9)
     assert history.stop_reason == "no lower validation loss for 2 epochs"
+
+
+def test_patience_is_a_number_of_epochs_of_which_long_ones_need_fewer():
+    training = TrainingConfig(patience=15, patience_steps=2000)
+    assert training.patience_epochs(num_batches=20) == 15
+    assert training.patience_epochs(num_batches=250) == 8
+    assert training.patience_epochs(num_batches=100_000) == 5
+    assert TrainingConfig(patience=3).patience_epochs(num_batches=100_000) == 3
+    assert TrainingConfig(accumulation=4).patience_epochs(num_batches=1000) == 8  # four batches make a step

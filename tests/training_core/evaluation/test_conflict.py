@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from training_core.evaluation import conflict
 from training_core.evaluation.conflict import ConflictConfig, conflict_score, spoil
 from training_core.evaluation.predictions import Predictions
 from training_core.schema import ColumnSpec, DataSpec, ModalitySpec, Samples, TaskSpec
@@ -97,6 +98,16 @@ def test_noise_is_in_units_of_the_range_and_leaves_gaps_and_codes_what_they_are(
     words = [len(text.split()) for text in found.samples.inputs["note"]]
     assert set(words) == {3}
     assert not same(samples.inputs["note"], found.samples.inputs["note"]).all()
+
+
+def test_ranges_are_taken_once_per_modality_however_many_rows_get_noise(monkeypatch):
+    asked = []
+    real = conflict._spans
+    monkeypatch.setattr(conflict, "_spans", lambda raw, rows: asked.append(len(rows)) or real(raw, rows))
+    spec, samples = a_world()
+    samples.available["photo"][:] = False
+    assert spoil(spec, samples, ConflictConfig(noisy_rows=1.0)).noisy.sum() > 150
+    assert len(asked) == 2, "the vector and the table; nobody has a photo, and words have no range"
 
 
 def test_one_modality_cannot_contradict_itself():

@@ -66,9 +66,24 @@ def test_rows_that_lack_a_modality_keep_lacking_it() -> None:
     assert {one.num_rows for one in found} == {100}
 
 
-def test_no_answer_and_no_target_are_refused() -> None:
-    with pytest.raises(DataError, match="answers for none of the 10 rows"):
-        modality_importance(lambda samples: np.full((10, 1), np.nan), rows(10), TASK, ("a",))
+def test_a_rare_modality_is_shuffled_among_the_rows_that_have_it() -> None:
+    samples = rows(300)
+    samples.available["a"][6:] = False
+
+    def predict(given: Samples) -> np.ndarray:
+        return np.where(given.available["a"][:, None], exact(given), np.nan)
+
+    (found,) = modality_importance(predict, samples, TASK, ("a",))
+    assert found.num_rows == 6 and found.loss_increase > 0
+    samples.available["a"][1:] = False
+    assert modality_importance(predict, samples, TASK, ("a", "b")) == []
+    assert feature_importance(predict, samples, SPEC, ("a", "b")) == []
+
+
+def test_without_answers_nothing_is_measured_and_no_target_is_refused() -> None:
+    silent = [modality_importance(lambda s: np.full((len(s), 1), np.nan), rows(n), TASK, ("a",)) for n in (10, 1)]
+    assert silent == [[], []]
+    assert modality_importance(exact, rows(10).take(np.arange(0)), TASK, ("a",)) == []
     blind = Samples(rows(10).inputs, rows(10).available, rows(10).ids)
     with pytest.raises(DataError, match="no target"):
         modality_importance(exact, blind, TASK, ("a",))

@@ -1,5 +1,6 @@
 """Jobs that are given up while they train: alone, in a stack, after an interruption; and what is remembered of them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,8 +99,16 @@ def test_limits_decide_how_long_to_train_and_not_what_a_job_is(tmp_path: Path, s
     hasty = with_limits(job, NEVER_GOOD_ENOUGH)
     assert hasty.fingerprint("cpu") == job.fingerprint("cpu")
     assert Job.model_validate_json(hasty.model_dump_json()) == hasty, "keys are numbers again"
-    assert by_name([job], tmp_path)[job.name].status == "trained"
-    assert by_name([hasty], tmp_path)[job.name].status == "reused", "what is there need not be given up"
+    whole = by_name([job], tmp_path)[job.name]
+    assert whole.status == "trained" and len(whole.validation_losses) > 2
+    fresh = by_name([hasty], tmp_path / "fresh")[job.name]
+    events: list[Event] = []
+    known = by_name([hasty], tmp_path, events)[job.name]
+    assert [event["event"] for event in events] == ["pruned"], "nothing is trained for it"
+    unmeasured = {"seconds": 0.0, "cpu_seconds": 0.0}
+    assert known.model_copy(update=unmeasured) == fresh.model_copy(update=unmeasured), "whatever else is in the store"
+    assert 0 < known.cpu_seconds < whole.cpu_seconds
+    assert by_name([job], tmp_path)[job.name].status == "reused", "and what was published stays"
     with pytest.raises(ValueError, match="finite"):
         Job.model_validate({**job.model_dump(), "give_up": {2: float("nan")}})
 
@@ -128,8 +137,18 @@ def test_equal_jobs_are_given_up_only_when_all_would_be(tmp_path: Path, source: 
     assert {name: (report.status, report.epochs) for name, report in both.items()} == {
         job.name: ("pruned", 2), "twin": ("pruned", 3)
     }  # fmt: skip
-    reports = by_name([twin, job], tmp_path)
-    assert (reports["twin"].status, reports[job.name].status) == ("trained", "reused")
+    for place, pair in {"one": [twin, job], "other": [job, twin]}.items():
+        reports = by_name(pair, tmp_path / place)
+        assert (reports["twin"].status, reports[job.name].status) == ("pruned", "trained"), "in whatever order"
+
+
+def test_what_ended_by_itself_after_an_epoch_is_not_given_up_after_it(tmp_path: Path, source: Path) -> None:
+    (job, *_) = copies_in(tmp_path, source, lr=0.05, patience=1)
+    whole = by_name([job], tmp_path)[job.name]
+    assert whole.epochs < 12, "or it did not end by itself"
+    at_its_end = with_limits(job, {whole.epochs: -1.0})
+    assert by_name([at_its_end], tmp_path / "fresh")[job.name].status == "trained"
+    assert by_name([at_its_end], tmp_path)[job.name].status == "reused"
 
 
 def test_without_validation_rows_and_after_the_last_epoch_nothing_is_given_up(tmp_path: Path, source: Path) -> None:
@@ -187,3 +206,28 @@ def test_those_given_up_count_neither_as_trained_nor_as_failed(tmp_path: Path, s
     assert [row.status for row in leaderboard(reports, {})] == ["trained"]
     with pytest.raises(GateError, match="all learners were given up"):
         require_quorum([report for report in reports if report.status == "pruned"], strict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stacking", ["always", "never"])
+def test_whoever_would_not_give_up_does_not_go_on_from_one_that_was(
+    tmp_path: Path, source: Path, stacking: str
+) -> None:
+    often = {"checkpoint_seconds": 1e-6, "stacking": stacking, "patience": 12, "epochs": 8}
+    give_up_and_die = """copies = copies_in
+        def copies_in(*given, **training):
+            first, second, *rest = copies(*given, **training)
+            return [first, second.model_copy(update={"give_up": {2: -1.0}}), *rest]
+        keep = run.keep_given_up
+        run.keep_given_up = lambda *given: die()
+        on_event = lambda event: event.get("epoch") == 5 and STACKED and die()"""
+    killed(source, tmp_path / "k", give_up_and_die.replace("STACKED", str(stacking == "always")), **often)
+    (note,) = (tmp_path / "k" / "checkpoints").glob("*/jobs.json")
+    assert list(note.parent.glob("*/state.pt")), "there is something to go on from"
+    jobs = copies_in(tmp_path / "k", source, **often)
+    given_up, owners = with_limits(jobs[1], NEVER_GOOD_ENOUGH), json.loads(note.read_text())
+    assert owners[job_directory(given_up, tmp_path / "k", "cpu").name] == {"2": -1.0}
+    reports = by_name(jobs, tmp_path / "k")
+    assert [(report.status, report.epochs) for report in reports.values() if report.name == jobs[1].name] == [
+        ("trained", 8)
+    ]

@@ -20,6 +20,7 @@ from training_core.isolation import collect_reports, run_isolated
 from training_core.jobs import Event, Limits, read_curves, read_out_of_bag
 
 ROOT = Path(__file__).parents[3]
+ENDLESS = {"epochs": 100_000, "patience": 100_000, "patience_steps": 1_000_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_a_killed_child_costs_its_unfinished_jobs_only(tmp_path: Path, source: P
 
 
 def test_a_job_over_its_limit_is_ended_and_the_others_go_on(tmp_path: Path, source: Path) -> None:
-    changes = {"training": {"epochs": 100_000, "patience": 100_000}}
+    changes = {"training": ENDLESS}
     (cohort,) = plan_in(tmp_path, source, **changes).cohorts
     mlp = next(job for job in cohort.jobs if job.recipe.learner.kind == "tabular_mlp")
     quick = next(job for job in cohort.jobs if job.recipe.learner.kind == "linear")
@@ -104,7 +105,7 @@ def test_a_job_over_its_limit_is_ended_and_the_others_go_on(tmp_path: Path, sour
 
 @pytest.mark.slow
 def test_a_group_ends_at_its_deadline_and_keeps_what_it_published(tmp_path: Path, source: Path) -> None:
-    (cohort,) = plan_in(tmp_path, source, training={"epochs": 100_000, "patience": 100_000}).cohorts
+    (cohort,) = plan_in(tmp_path, source, training=ENDLESS).cohorts
     quick = next(job for job in cohort.jobs if job.recipe.learner.kind == "linear")
     endless = next(job for job in cohort.jobs if job.recipe.learner.kind == "tabular_mlp")
     hopeful = endless.model_copy(update={"predicted_seconds": 1.0})
@@ -133,7 +134,7 @@ def test_a_group_whose_time_is_over_starts_no_process(tmp_path: Path, source: Pa
 
 
 def test_a_learner_beyond_its_memory_is_given_up(tmp_path: Path, source: Path) -> None:
-    changes = {"training": {"epochs": 100_000, "patience": 100_000}}
+    changes = {"training": ENDLESS}
     (cohort,) = plan_in(tmp_path, source, **changes).cohorts
     endless = next(job for job in cohort.jobs if job.recipe.learner.kind == "tabular_mlp")
     one = cohort.model_copy(update={"jobs": (endless,)})

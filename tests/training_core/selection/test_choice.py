@@ -155,3 +155,16 @@ def test_bags_of_the_same_rows_and_columns_get_no_learner_that_would_say_the_sam
     assert [choice.learner.kind for choice in choose(config, same)].count("extra_trees") == 4  # draws its own rows
     fewer = [bag.model_copy(update={"feature_fraction": 0.5}) for bag in same]
     assert [choice.learner.kind for choice in choose(config, fewer)].count("linear") == 2
+
+
+def test_a_kind_that_takes_many_times_as_long_is_not_trained_twice_on_the_same_modalities():
+    again = [
+        Bag.model_validate({**vec_bag().model_dump(), "name": f"bag-{i}", "modalities": ("words",)}) for i in range(4)
+    ]
+    include = ("tfidf_linear", "text_net")
+    config, accurate = (SelectionConfig(strategy=name, include=include) for name in ("balanced", "accuracy"))
+    many = choose(config, again, num_rows=50_000)
+    assert [choice.learner.kind for choice in many].count("text_net") == 1
+    assert {choice.bag for choice in many} == {"bag-0"}  # the others could only say the same, or take very long
+    assert [c.learner.kind for c in choose(config, again, num_rows=500)].count("text_net") == 4
+    assert [c.learner.kind for c in choose(accurate, again, num_rows=50_000)].count("text_net") == 4

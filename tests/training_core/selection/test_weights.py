@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,8 @@ from training_core.selection.combination import (
 )
 from training_core.selection.greedy import greedy_weights
 from training_core.selection.pooling import pool
+from training_core.selection.stacking import fit_stacker
+from training_core.selection.units import units_of
 from training_core.selection.weighting import likelihood_weights
 
 CLASSES = TaskSpec.classification("abc")
@@ -249,17 +249,30 @@ def test_learners_that_never_speak_get_no_weight():
 
 
 def test_many_rows_are_thinned_out_by_the_seed():
-    rows = np.arange(100_000)
-    drawn = drawn_rows(rows, 10, 10, CombinationConfig(), seed=0)
+    rows, config = np.arange(100_000), CombinationConfig()
+    drawn = drawn_rows(rows, 100_000, 10, 10, config, seed=0)
     assert len(drawn) == len(np.unique(drawn)) == 5000
-    assert np.array_equal(drawn, drawn_rows(rows, 10, 10, CombinationConfig(), seed=0))
-    assert len(drawn_rows(rows, 100, 1000, CombinationConfig(), seed=0)) == 500
-    assert np.array_equal(drawn_rows(rows[:5000], 10, 10, CombinationConfig(), seed=0), rows[:5000])
+    assert np.array_equal(drawn, drawn_rows(rows, 100_000, 10, 10, config, seed=0))
+    assert len(drawn_rows(rows, 100_000, 100, 1000, config, seed=0)) == 500
+    assert np.array_equal(drawn_rows(rows[:5000], 100_000, 10, 10, config, seed=0), rows[:5000])
+    most = rows[np.random.default_rng(1).random(100_000) < 0.9]
+    assert np.isin(drawn_rows(most, 100_000, 10, 10, config, seed=0), drawn).mean() > 0.85  # patterns can be compared
 
 
-def test_thirty_learners_on_two_thousand_rows_take_a_moment():
-    predictions, target = world(np.linspace(0, 2, 30), num_rows=2000, num_classes=10, out_of_bag=0.2)
-    task = TaskSpec.classification(map(str, range(10)))
-    start = time.process_time()
-    combine_pattern(task, target, predictions, tuple(map(str, range(30))), CombinationConfig(), 0)
-    assert time.process_time() - start < 2.0
+def test_rows_of_a_group_are_one_piece_of_evidence():
+    """A correction by learners that know nothing: ten rows alike look like ten times the evidence, groups do not."""
+    task, names, equal = TaskSpec.classification("ab"), ("a", "b", "c", "d"), np.full(4, 0.25)
+    by_rows, by_groups, informed = 0, 0, 0
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        target = np.repeat(random.integers(0, 2, 60), 10)
+        sure = np.repeat(np.clip(0.5 + 0.1 * random.normal(size=(4, 60)), 0.02, 0.98), 10, axis=1)
+        said = np.stack([1 - sure, sure], axis=2)
+        units = units_of(np.repeat(np.arange(60), 10), None)
+        pooled = said.mean(axis=0)
+        by_rows += fit_stacker(task, target, pooled, said, equal, names, 10.0, 0) is not None
+        by_groups += fit_stacker(task, target, pooled, said, equal, names, 10.0, 0, units=units) is not None
+        found = combine_pattern(task, target, said, names, CombinationConfig(), 0, ("m",), True, units=units)
+        informed += not found.uninformed
+    assert by_rows >= 6
+    assert by_groups <= 1 and informed == 0

@@ -98,9 +98,7 @@ class Evidence:
         target = self.known.target
         if target is None:
             return np.zeros(len(self.usable), bool)
-        if self.known.spec.task.kind == "classification":
-            return self.usable & (target >= 0)
-        return self.usable & np.isfinite(target.reshape(len(target), -1)).all(axis=1)
+        return self.usable & self.known.spec.task.answered(target)
 
     def available(self, modality: str) -> np.ndarray:
         """Which rows have a modality, bool [N]."""

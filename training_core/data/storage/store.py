@@ -92,8 +92,12 @@ class DatasetStore:
         folder = self.root / name
         if not is_dataset_name(name) or not folder.is_dir():
             return ()
-        published = [f for f in folder.iterdir() if is_version(f.name) and is_published(f)]
-        return tuple(f.name for f in sorted(published, key=lambda f: (_created(f), f.name)))
+        for _ in range(_OPEN_TRIES):
+            listed = [f for f in folder.iterdir() if is_version(f.name)]
+            published = [f for f in listed if is_published(f)]
+            if published or not listed:  # else those listed were collected meanwhile, and newer ones are there
+                return tuple(f.name for f in sorted(published, key=lambda f: (_created(f), f.name)))
+        return ()
 
     def open(self, ref: str) -> Dataset:
         """The data set `name`, `name@latest` or `name@<first digits of a version>`.
@@ -131,7 +135,13 @@ class DatasetStore:
                 writer.close()
 
     def publish(
-        self, name: str, part: PartWriter | None, described: Described, *, base: Dataset | None = None
+        self,
+        name: str,
+        part: PartWriter | None,
+        described: Described,
+        *,
+        base: Dataset | None = None,
+        make_latest: bool = True,
     ) -> Dataset:
         """Make a version of the rows of `base` and of `part`, in one step, and make it the latest.
 
@@ -143,6 +153,8 @@ class DatasetStore:
             part: new rows, in the block of its `new_part`; None for the base's rows with another split or schema.
             described: the version.
             base: the version that is extended; None for a data set of the new rows only.
+            make_latest: False for a version on the side, such as the base's rows split otherwise for one training: it
+                is opened by its own name, and later rows are appended to what was the latest before.
 
         Raises:
             ConfigError: `name` cannot be a data set's name.
@@ -183,7 +195,7 @@ class DatasetStore:
         files = {file: described.files[file] for file in described.files}
         if odd := [file for file in files if file in _RESERVED or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", file)]:
             raise ConfigError(f"'{odd[0]}' cannot name a file of a version")
-        return self._publish(name, part, manifest, split, files, base)
+        return self._publish(name, part, manifest, split, files, base, make_latest)
 
     def verify(self, dataset: Dataset) -> None:
         """Read every file of `dataset`, those of its parts too, and compare it with its checksum.
@@ -243,6 +255,7 @@ class DatasetStore:
         split: np.ndarray,
         files: Mapping[str, str | bytes],
         base: Dataset | None,
+        make_latest: bool,
     ) -> Dataset:
         home = self.root / name
         final = None if part is None else part_folder(home / "parts", part.digest)
@@ -251,7 +264,8 @@ class DatasetStore:
             sweep_unfinished(home)
             sweep_unfinished(home / "parts")
             versions = self.versions(name)
-            if base is not None and (latest := self._latest(name, versions) if versions else "none") != base.version:
+            latest = self._latest(name, versions) if versions else "none"
+            if make_latest and base is not None and latest != base.version:
                 raise StaleBaseError(
                     f"{base.ref} was to be extended, but the latest version is now {latest}; try again"
                 )
@@ -272,7 +286,8 @@ class DatasetStore:
                 if final is not None and is_new:  # no version lists it
                     remove_directory(final)
                 raise
-            write_text_atomically(home / "latest", manifest["version"] + "\n")
+            if make_latest:
+                write_text_atomically(home / "latest", manifest["version"] + "\n")
             return Dataset(folder)
 
     def _latest(self, name: str, versions: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from training_core.artifacts import machine_cache
 from training_core.engine.cohort.batches import CohortBatch
 from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.row_optimizers import why_no_row_optimizer
@@ -94,7 +95,7 @@ def choose_form(
     if reason := _why_alone(models, optimizers, precision):
         return FormChoice("sequential", {}, reason)
     group = _Group(models, batch, objective, optimizers, clip_norm, clip_value, precision)
-    file = (_default_memory() if memory is None else memory) / f"{group.key(total_steps)}.json"
+    file = (machine_cache() / "forms" if memory is None else memory) / f"{group.key(total_steps)}.json"
     known = _recall(file)
     if known is not None:
         return known
@@ -278,12 +279,6 @@ def _machine(device: torch.device) -> list[str]:
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return [platform.node(), processor, gpu, torch.__version__, f"{torch.get_num_threads()} threads"]
-
-
-def _default_memory() -> Path:
-    """`polychoir/forms` in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "polychoir" / "forms"
 
 
 def _recall(file: Path) -> FormChoice | None:

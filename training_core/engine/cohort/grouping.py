@@ -16,7 +16,7 @@ from training_core.objectives.denoising import DenoisingConfig
 _FEWEST_BATCHES = 0.75
 """Of those of the longest learner of a stack: sitting out the rest of an epoch costs as much as training."""
 _OWN_SETTINGS = {
-    "lr", "weight_decay", "clip_norm", "schedule", "warmup_epochs", "patience", "validation_fraction",
+    "lr", "weight_decay", "clip_norm", "schedule", "warmup_epochs", "patience", "patience_steps", "validation_fraction",
     "modality_dropout", "modality_dropout_schedule", "label_smoothing", "class_weights", "ema_decay", "stacking",
     "checkpoint_seconds",
 }  # fmt: skip

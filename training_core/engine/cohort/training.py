@@ -81,7 +81,10 @@ class Stack:
             self._stream,
             update,
             [member.request.name for member in members],
-            [member.training.patience for member in members],
+            [
+                member.training.patience_epochs(num_batches)
+                for member, num_batches in zip(members, self._stream.batches_per_epoch, strict=True)
+            ],
             schedules=schedules,
             on_epoch=self._tell,
         )

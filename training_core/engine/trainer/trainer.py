@@ -7,7 +7,7 @@ results["best_val_loss"], trainer.predict(new_images)
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -228,7 +228,8 @@ class Trainer:
         hooks: list[Hook] = [StagesHook(training.stages, update)] if training.stages else []
         if judged is not None:
             judged_stream = judged.stream(Batching(_JUDGED_ROWS, shuffle=False), self.device)
-            hooks.append(Validation(judge, judged_stream, training.patience, average))
+            patience = training.patience_epochs(len(stream)) if isinstance(stream, Sized) else training.patience
+            hooks.append(Validation(judge, judged_stream, patience, average))
         elif average is not None:
             hooks.append(KeepAverage(average))
         if schedule is not None:

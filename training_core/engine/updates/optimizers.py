@@ -42,6 +42,15 @@ class OptimizerConfig(Config):
         """Every how many updates, from the first on, `step` must be given an estimate of the curvature; 0: never."""
         return CURVATURE_PERIOD if self.kind == "sophia" else 0
 
+    def check_available(self) -> None:
+        """Find out whether the optimiser can be built here, without building one: torch's own take seconds to import.
+
+        Raises:
+            ConfigError: it comes with an extra that is not installed.
+        """
+        if self.kind in ("lion", "sophia"):
+            self._extra()
+
     def build(self, model: "nn.Module") -> "Optimizer":
         """The optimiser of all floating-point parameters of `model`.
 

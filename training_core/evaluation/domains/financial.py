@@ -27,7 +27,10 @@ class FinancialConfig(Config):
     """Column that orders the rows; rows of one time are one period's assets, held in equal parts. Empty: the order
     given, a period each."""
     up: str = ""
-    """Classification: the class that means a rising price. Empty: the last one."""
+    """Classification: the class that means a rising price. Empty: the last one that does not mean a falling one."""
+    down: str = ""
+    """Classification: the class that means a falling price; all others say nothing of where it goes. Empty: the other
+    one, of two classes."""
     position: Literal["long_short", "long_only", "proportional"] = "long_short"
     """+1 or -1 by the sign of what is predicted; +1 or 0; or what is predicted over `full_position`, within ±1."""
     full_position: PositiveFloat = 0.01
@@ -82,7 +85,8 @@ def financial_report(rows: JudgedRows, config: FinancialConfig | None = None) ->
 
     Raises:
         DataError: there are labels to predict, a column is absent, or a return is not a number or below -1.
-        ConfigError: `up` is no class, or a classification has no column of returns.
+        ConfigError: `up` or `down` is no class, or `down` is not named although there are more than two; or a
+            classification has no column of returns.
     """
     config = config or FinancialConfig()
     position, returns = _positions(rows, config), _returns(rows, config)
@@ -136,12 +140,8 @@ def _positions(rows: JudgedRows, config: FinancialConfig) -> np.ndarray:
     if rows.task.kind == "multilabel":
         raise DataError("a financial report needs one answer per row, a class or a return; this task has labels")
     if rows.task.kind == "classification":
-        if config.up and config.up not in rows.task.classes:
-            raise ConfigError(
-                f"`up` is '{config.up}', no class of this task; choose from {', '.join(rows.task.classes)}"
-            )
-        up = rows.task.classes.index(config.up) if config.up else len(rows.task.classes) - 1
-        view = 2 * values[:, up] - 1
+        up, down = _directions(rows.task.classes, config)
+        view = values[:, up] - values[:, down]
         proportional = view
     else:
         view = values[:, 0]
@@ -149,6 +149,21 @@ def _positions(rows: JudgedRows, config: FinancialConfig) -> np.ndarray:
     if config.position == "proportional":
         return proportional
     return np.sign(view) if config.position == "long_short" else (view > 0).astype(np.float64)
+
+
+def _directions(classes: tuple[str, ...], config: FinancialConfig) -> tuple[int, int]:
+    """The positions of the classes that mean a rising and a falling price."""
+    for setting, name in (("up", config.up), ("down", config.down)):
+        if name and name not in classes:
+            raise ConfigError(f"`{setting}` is '{name}', no class of this task; choose from {', '.join(classes)}")
+    up = config.up or next(name for name in reversed(classes) if name != config.down)
+    others = [name for name in classes if name != up]
+    if config.down == up or (not config.down and len(others) > 1):
+        raise ConfigError(
+            f"`up` is '{up}' and `down` is '{config.down}'; name the class that means a falling price in `down`, one "
+            f"of {', '.join(others)}"
+        )
+    return classes.index(up), classes.index(config.down or others[0])
 
 
 def _returns(rows: JudgedRows, config: FinancialConfig) -> np.ndarray:

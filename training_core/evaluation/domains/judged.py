@@ -10,6 +10,12 @@ from training_core.evaluation.metrics import score
 from training_core.evaluation.predictions import Predictions
 from training_core.schema import Pattern, TaskSpec
 
+_WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
+}
+"""What cells of text may say."""
+
 
 @dataclass(frozen=True)
 class JudgedRows:
@@ -57,6 +63,24 @@ class JudgedRows:
             raise DataError(f"no column '{name}', which would say {purpose}; there are: {known}")
         return np.asarray(self.columns[name])
 
+    def flags(self, name: str, purpose: str) -> np.ndarray:
+        """A column by name whose cells are true or false, bool [N]; as bool, 0 and 1, or words such as yes and no.
+
+        Raises:
+            DataError: there is none, or a cell is neither; says what it would be for.
+        """
+        column = self.column(name, purpose)
+        if column.dtype == np.bool_:
+            return column
+        cells = [_flag(cell) for cell in column]
+        if None in cells:
+            row = cells.index(None)
+            raise DataError(
+                f"column '{name}' says {purpose}, and is {column[row]!r} in row {row}; give true or false, 1 or 0, yes "
+                "or no in every row"
+            )
+        return np.array(cells, dtype=bool)
+
     def pattern_scores(self) -> dict[Pattern, float]:
         """The headline score under each pattern, the fullest first."""
         order = sorted(self.patterns, key=lambda pattern: (-len(pattern), sorted(pattern)))
@@ -65,3 +89,10 @@ class JudgedRows:
     def score(self) -> float:
         """The headline score with nothing hidden."""
         return score(self.task, self.target, self.predictions.values)
+
+
+def _flag(cell: object) -> bool | None:
+    """What a cell says; None where it is neither true nor false."""
+    if isinstance(cell, bool | np.bool_ | int | float | np.number):
+        return {0: False, 1: True}.get(cell)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return _WORDS.get(str(cell).strip().lower())

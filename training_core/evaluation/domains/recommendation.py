@@ -17,8 +17,8 @@ class RecommendationConfig(Config):
     k: PositiveInt = 10
     """Items in a list; all of them when there are fewer."""
     cold: str = ""
-    """Column that is true for rows of users (or items) with no history: they are judged by themselves. Empty: no row
-    is."""
+    """Column that is true (or 1, or yes) for rows of users (or items) with no history: they are judged by themselves.
+    Empty: no row is."""
 
 
 class RankingScore(Config):
@@ -64,7 +64,7 @@ def recommendation_report(rows: JudgedRows, config: RecommendationConfig | None 
     Equal scores are ranked in the order of the items.
 
     Raises:
-        DataError: the task is a regression, which ranks nothing, or a column is absent.
+        DataError: the task is a regression, which ranks nothing, or a column is absent or neither true nor false.
     """
     config = config or RecommendationConfig()
     if rows.task.kind == "regression":
@@ -76,7 +76,7 @@ def recommendation_report(rows: JudgedRows, config: RecommendationConfig | None 
     lists = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     cold = np.zeros(num_rows, bool)
     if config.cold:
-        cold = rows.column(config.cold, "who is new").astype(bool)
+        cold = rows.flags(config.cold, "who is new")
     overall = ranking_score(relevant, lists)
     popular = np.tile(np.argsort(-relevant.sum(axis=0), kind="stable")[:k], (num_rows, 1))
     plain = ranking_score(relevant, popular)

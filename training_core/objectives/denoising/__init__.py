@@ -13,7 +13,7 @@ from training_core.objectives.denoising.net import (
     why_not_denoised,
 )
 from training_core.objectives.denoising.objective import SupervisedAndDenoising, ask_inner_net
-from training_core.objectives.denoising.strategies import adapted_weights, remembered, staged_weights
+from training_core.objectives.denoising.strategies import adapted_weights, first_weights, remembered, staged_weights
 
 __all__ = [
     "OBJECTIVES",
@@ -27,6 +27,7 @@ __all__ = [
     "adapted_weights",
     "ask_inner_net",
     "chosen_modalities",
+    "first_weights",
     "remembered",
     "staged_weights",
     "why_not_denoised",

@@ -38,17 +38,19 @@ def staged_weights(config: DenoisingConfig, epoch: int) -> list[float]:
     return [weight * SCALES.get(kind, 1.0) if kind in counting else 0.0 for kind in config.objectives]
 
 
-def adapted_weights(weight: float, magnitudes: Tensor) -> Tensor:
-    """Weights [..., objectives] in inverse proportion to the magnitudes m of the losses: weight · clip(g / m, 1/4, 4).
+def adapted_weights(weights: Tensor, magnitudes: Tensor) -> Tensor:
+    """Weights [..., objectives] in inverse proportion to the magnitudes m of the losses: w · clip(g / m, 1/4, 4).
 
-    g is the geometric mean of the magnitudes, so that objectives contribute alike and the weights' geometric mean is
-    `weight` while none is at its bound. One that found nothing, of magnitude 0, gets `weight` and is left out of g.
+    w, `weights` [objectives], is what they were to count in the first place (`first_weights`) and g the geometric mean
+    of the magnitudes. So the objectives contribute in proportion to w, and the geometric mean of the weights is that of
+    w, while none is at its bound; and a single objective counts w, as if its weight were fixed. One that found nothing,
+    of magnitude 0, gets its w and is left out of g.
     """
     seen = magnitudes > 0
     logarithms = torch.where(seen, magnitudes, 1.0).log()
     mean = logarithms.sum(dim=-1, keepdim=True) / seen.sum(dim=-1, keepdim=True).clamp(min=1)
     ratio = torch.where(seen, (mean - logarithms).exp(), 1.0)
-    return weight * ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+    return weights.to(ratio) * ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
 
 
 def remembered(magnitudes: Tensor, losses: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def main(root: Path, num_kills: int, seed: int) -> None:
         number = draws.randrange(NUM_WRITERS)
         writer = writers[number]
         if draws.random() < 0.8:  # while it writes, not while it waits for the other one
-            give_up = time.monotonic() + 1
+            give_up = time.monotonic() + 5
             while time.monotonic() < give_up and not unfinished_of(root, writer.pid):
                 time.sleep(0.0005)
             time.sleep(draws.uniform(0, 0.03))

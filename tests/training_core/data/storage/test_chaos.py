@@ -29,9 +29,9 @@ def survive(root: Path, num_kills: int, seed: int) -> None:
     found = json.loads(ended.stdout)
     assert found["torn"] == []
     assert found["errors"] == []
-    assert found["failed_writers"] == []
+    assert found["failed_writers"] == [], ended.stderr
     assert found["reads"] > num_kills / 2, found
-    assert found["killed_mid_way"] >= num_kills / 5, found
+    assert found["killed_mid_way"] >= num_kills / 10, found
     store = DatasetStore(root)
     for version in store.versions("shoes"):
         store.verify(store.open(f"shoes@{version}"))

@@ -13,6 +13,7 @@ import torch
 from stack_world import TASK, SmallNet, cohort_rows, weights
 from torch import Tensor, nn
 
+from training_core.artifacts import machine_cache
 from training_core.engine.cohort import choice
 from training_core.engine.cohort.choice import FormChoice, choose_form, decide, time_steps
 from training_core.engine.updates.optimizers import OptimizerConfig
@@ -130,10 +131,10 @@ def test_without_a_place_to_write_the_choice_holds_for_once(tmp_path: Path) -> N
 
 def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert choice._default_memory() == tmp_path / "polychoir" / "forms"
+    assert machine_cache() / "forms" == tmp_path / "polychoir" / "forms"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert choice._default_memory() == tmp_path / ".cache" / "polychoir" / "forms"
+    assert machine_cache() / "forms" == tmp_path / ".cache" / "polychoir" / "forms"
 
 
 class Undecided(SmallNet):

@@ -17,6 +17,7 @@ from training_core.engine.distributed import DistributedConfig, Ranks, launch, p
 from training_core.errors import ConfigError, DataError, TransientError
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 CASES: list[dict[str, Any]] = [
     {"strategy": "ddp"},
     {"strategy": "zero3"},

@@ -96,6 +96,27 @@ def test_classes_need_a_column_of_returns() -> None:
     assert financial_report(judged(task, target, values, moves=moves), long).total_return == pytest.approx(-0.01)
 
 
+def test_of_three_classes_the_falling_one_has_to_be_named() -> None:
+    task = TaskSpec.classification(("down", "flat", "up"))
+    values, target = np.tile([0.1, 0.45, 0.45], (10, 1)), np.full(10, 2)
+    rows = judged(task, target, values, moves=np.full(10, 0.01))
+    with pytest.raises(ConfigError, match="name the class that means a falling price in `down`, one of down, flat"):
+        financial_report(rows, FinancialConfig(returns="moves"))
+    report = financial_report(rows, FinancialConfig(returns="moves", down="down"))
+    assert report.total_return == pytest.approx(1.01**10 - 1), "up is likelier than down"
+    assert report.hit_rate == 1.0
+    for wrong in ("sideways", "up"):
+        with pytest.raises(ConfigError, match=f"`down` is '{wrong}'"):
+            financial_report(rows, FinancialConfig(returns="moves", up="up", down=wrong))
+
+
+def test_where_only_the_falling_class_is_named_the_other_rises() -> None:
+    task = TaskSpec.classification(("rise", "sink"))
+    rows = judged(task, np.array([0, 0]), np.array([[0.9, 0.1], [0.8, 0.2]]), moves=np.array([0.02, 0.01]))
+    report = financial_report(rows, FinancialConfig(returns="moves", down="sink"))
+    assert report.total_return == pytest.approx(1.02 * 1.01 - 1)
+
+
 def test_what_cannot_be_a_return_is_refused() -> None:
     with pytest.raises(DataError, match="expected numbers of at least -1"):
         financial_report(judged(VALUES, np.array([[np.nan], [0.1]]), np.zeros((2, 1))))

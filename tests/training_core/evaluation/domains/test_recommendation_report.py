@@ -70,6 +70,26 @@ def test_new_users_are_judged_by_themselves() -> None:
     assert report.cold_start.num_rows == TARGET[cold].any(axis=1).sum()
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [["Yes", "no", " NO "], ["True", "False", "false"], [1, 0, 0], [1.0, 0.0, 0.0], [True, "no", 0]],
+    ids=["yes", "words", "whole", "float", "mixed"],
+)
+def test_who_is_new_is_read_as_it_is_written(cells: list[object]) -> None:
+    column = np.array(cells, object if isinstance(cells[-1], str) or cells[0] is True else None)
+    rows = judged(TaskSpec.classification(3), np.array([0, 1, 2]), np.eye(3), new=column)
+    report = recommendation_report(rows, RecommendationConfig(cold="new"))
+    assert report.cold_start is not None and report.cold_start.num_rows == 1
+
+
+@pytest.mark.parametrize("cell", [np.nan, 2, "perhaps", None, ""])
+def test_a_cell_that_does_not_say_who_is_new_is_refused(cell: object) -> None:
+    column = np.array([True, cell], object)
+    rows = judged(TaskSpec.classification(2), np.array([0, 1]), np.eye(2), new=column)
+    with pytest.raises(DataError, match=r"column 'new' says who is new, and is .* in row 1; give true or false"):
+        recommendation_report(rows, RecommendationConfig(cold="new"))
+
+
 def test_edges() -> None:
     nothing = recommendation_report(judged(TASK, np.zeros_like(TARGET), VALUES))
     assert nothing.overall is None and nothing.cold_start is None and nothing.popularity_lift is None

@@ -5,9 +5,11 @@ import torch
 from pydantic import ValidationError
 
 from training_core.objectives.denoising import (
+    OBJECTIVES,
     DenoisingConfig,
     DenoisingStage,
     adapted_weights,
+    first_weights,
     remembered,
     staged_weights,
 )
@@ -17,18 +19,26 @@ TWO = DenoisingConfig(enabled=True, objectives=("alignment", "consistency"), str
 
 def test_adaptive_weights_let_objectives_contribute_alike() -> None:
     magnitudes = torch.tensor([[1.0, 2.0, 0.5], [3.0, 3.0, 3.0]])
-    weights = adapted_weights(0.1, magnitudes)
+    weights = adapted_weights(torch.full((3,), 0.1), magnitudes)
     torch.testing.assert_close(weights * magnitudes, torch.tensor([[0.1] * 3, [0.3] * 3]))
     torch.testing.assert_close(weights.log().mean(dim=1).exp(), torch.tensor([0.1, 0.1]))
 
 
 def test_adaptive_weights_are_bounded() -> None:
-    weights = adapted_weights(0.1, torch.tensor([1e-6, 1.0, 1e6]))
+    weights = adapted_weights(torch.full((3,), 0.1), torch.tensor([1e-6, 1.0, 1e6]))
     torch.testing.assert_close(weights, torch.tensor([0.4, 0.1, 0.025]))
 
 
 def test_an_objective_that_found_nothing_keeps_the_weight_that_was_asked_for() -> None:
-    torch.testing.assert_close(adapted_weights(0.1, torch.tensor([0.0, 2.0])), torch.tensor([0.1, 0.1]))
+    weights = torch.tensor([0.1, 0.3])
+    torch.testing.assert_close(adapted_weights(weights, torch.tensor([0.0, 2.0])), weights)
+
+
+def test_a_single_objective_counts_the_same_whether_its_weight_is_fixed_or_adaptive() -> None:
+    for kind in OBJECTIVES:
+        first = torch.tensor(first_weights(DenoisingConfig(enabled=True, objectives=(kind,), strategy="adaptive")))
+        assert first.tolist() == pytest.approx(first_weights(DenoisingConfig(enabled=True, objectives=(kind,))))
+        torch.testing.assert_close(adapted_weights(first, torch.tensor([0.03])), first)
 
 
 def test_magnitudes_remember_half_and_ignore_what_is_not_finite() -> None:
