@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import data_commands, evaluation_commands, export_commands, tuning_commands
+from flows import (
+    data_commands,
+    evaluation_commands,
+    export_commands,
+    maintenance_commands,
+    model_commands,
+    serving_commands,
+    tuning_commands,
+    watching_commands,
+)
 from flows.console import (
     DEFAULT_STORE,
     AsJson,
@@ -143,6 +152,10 @@ def main() -> None:
     app.add_typer(tuning_commands.app)
     app.add_typer(evaluation_commands.app)
     app.add_typer(export_commands.app)
+    app.add_typer(maintenance_commands.app)
+    app.add_typer(model_commands.app)
+    app.add_typer(serving_commands.app)
+    app.add_typer(watching_commands.app)
     app()
 
 
@@ -155,7 +168,7 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
         with terminated_shown():
             summary = _run_flow(config, store.resolve(), console, verbose)
         if as_json:
-            print_json(json.loads(summary.model_dump_json()))
+            print_json(summary)
             return
         from flows.screen import show_profile, show_summary
 
@@ -169,13 +182,9 @@ def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool)
     from flows.screen import TrainingView
 
     def start() -> Any:
-        from prefect.task_runners import ThreadPoolTaskRunner
-
         from flows.train_ensemble import train_ensemble
-        from training_core.campaigns.bagging import num_workers
 
-        runner: Any = ThreadPoolTaskRunner(max_workers=num_workers(config))
-        return train_ensemble.with_options(task_runner=runner)(config, str(store), began(), return_state=True)
+        return train_ensemble(config, str(store), began(), return_state=True)
 
     with TrainingView(console).live() as view:
         summary = run_flow(start, view, store, config.trackers, verbose)

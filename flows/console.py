@@ -4,17 +4,22 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
+from training_core.config import Config
 from training_core.errors import PolychoirError, UserError
+from training_core.settings import merged, parse_overrides
+
+Asked = TypeVar("Asked", bound=Config)
 
 Store = Annotated[
     Path, typer.Option("--store", help="Folder for datasets, learners, models and tracking.", show_default=True)
@@ -92,9 +97,34 @@ def check_dataset(dataset: str, store: Path) -> None:
         DatasetStore(store / "datasets").open(dataset)
 
 
-def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(value))
+def print_json(value: Config | Mapping[str, Any], **more: Any) -> None:
+    """One JSON object on stdout: what is given, with further keys."""
+    plain = json.loads(value.model_dump_json()) if isinstance(value, Config) else value
+    print(json.dumps({**plain, **more}))
+
+
+def request_of(kind: type[Asked], given: Mapping[str, Any], sets: list[str] | None, where: str) -> Asked:
+    """What was asked for, as a value: the options that were given, with `--set` overrides on top.
+
+    Args:
+        kind: of the value.
+        given: by field; None is what was not given.
+        sets: the overrides.
+        where: the command, for errors.
+
+    Raises:
+        ConfigError: one line naming the key, what was got and what was expected.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    return kind.parse(merged(values, parse_overrides(sets or [])), where)
+
+
+def facts() -> Table:
+    """Rows of a name and what there is to say of it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
 
 
 def overall_progress(console: Console) -> Progress:

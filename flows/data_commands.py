@@ -35,8 +35,10 @@ def prepare(
 ) -> None:
     """Check the files a SOURCE.yaml describes and publish them as an immutable, versioned dataset."""
     with errors_shown(as_json, verbose):
+        from training_core.artifacts import private_folder
         from training_core.data.ingestion.ingest import prepare_dataset
 
+        private_folder(store)
         _publish(prepare_dataset, source, _datasets(store), _overrides(sets, strict, quarantine), as_json)
 
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from flows.console import facts
 from training_core.data.storage.description import DatasetDescription
 from training_core.quantities import format_bytes
 
@@ -80,9 +81,7 @@ def show_published(console: Console, dataset: "Dataset", before: "Dataset | None
 def show_description(console: Console, found: DatasetDescription) -> None:
     """Everything `inspect` shows, from the schema to the lineage."""
     splits = ", ".join(f"{count:,} {part}" for part, count in found.splits.items())
-    head = Table.grid(padding=(0, 2))
-    head.add_column(style="dim", no_wrap=True)
-    head.add_column(overflow="fold")
+    head = facts()
     head.add_row("dataset", Text(found.dataset, style="bold"))
     head.add_row("rows", f"{found.num_rows:,} ({splits})")
     head.add_row("task", Text(_task(found)))

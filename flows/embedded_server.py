@@ -8,24 +8,32 @@ to fight the next one over the SQLite file, and runs that overlap share one serv
 import fcntl
 import json
 import os
+import secrets
 import socket
+import sqlite3
+import stat
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPException
+from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
-from training_core.artifacts import exclusive, write_text_atomically
-from training_core.errors import StorageError, TransientError
+from training_core.artifacts import exclusive, machine_cache, private_folder, storage_errors, write_text_atomically
+from training_core.errors import ConfigError, StorageError, TransientError
 
 START_SECONDS = 180
-"""A cold start migrates the database: 10-20 s on an idle machine, several times that on a busy one."""
+"""The first start on a machine migrates a database: 10-20 s when it is idle, several times that when it is busy."""
 _LINGER_PROBES = 3
+_LEAVING_SECONDS = 15
+"""An embedded server whose last user has just left is gone by then."""
 _PROBE_SECONDS = 1.0
+_LOGIN = "login"
 
 
 @contextmanager
@@ -38,8 +46,9 @@ def embedded_server(home: Path, while_starting: Callable[[], object] = lambda: N
         TransientError: the server did not come up in `START_SECONDS`; its log is named.
         StorageError: `home` cannot be written.
     """
+    private_folder(home.parent)
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(exist_ok=True)
         users = (home / "server.users").open("a")
     except OSError as error:
         raise StorageError(f"cannot write {home}: {error.strerror}; choose another --store") from error
@@ -49,6 +58,110 @@ def embedded_server(home: Path, while_starting: Callable[[], object] = lambda: N
         with exclusive(home / "server.start.lock"):
             url = _running(home, patience=5) or _start(home)
         yield url
+
+
+def keep_login(home: Path) -> str:
+    """The `user:password` that the server of `home` is to ask for; to be called by whoever starts it.
+
+    It is `PREFECT_SERVER_API_AUTH_STRING`, else what it asked for before, else a new one: without, every user of the
+    machine could start runs, and with them commands. Only those can read it who can write to `home`.
+
+    Raises:
+        StorageError: `home` cannot be written.
+    """
+    known = login_of(home)
+    login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or known or f"polychoir:{secrets.token_urlsafe(18)}"
+    if login != known:
+        unfinished = home / f".{_LOGIN}.{os.getpid()}"
+        with storage_errors(home):
+            unfinished.unlink(missing_ok=True)
+            unfinished.touch(mode=0o600)
+            unfinished.write_text(login)
+            if home.stat().st_mode & stat.S_IWGRP:
+                unfinished.chmod(0o660)
+            unfinished.replace(home / _LOGIN)
+    return login
+
+
+def login_of(home: Path) -> str:
+    """The `user:password` that the server of `home` asks for; empty where it asks for none.
+
+    Raises:
+        StorageError: it is somebody else's.
+    """
+    with storage_errors(home / _LOGIN), suppress(FileNotFoundError):
+        return (home / _LOGIN).read_text()
+    return ""
+
+
+def lay_out_database(home: Path) -> bool:
+    """Give a new `home` the tables for which Prefect needs 10 to 20 s of migrations, where this machine has them kept.
+
+    A home that has a database and a server whose database is elsewhere are left alone.
+
+    Returns:
+        Whether the database is still to be made by migrations.
+    """
+    database = home / "prefect.db"
+    if database.exists() or any("DATABASE_CONNECTION_URL" in name for name in os.environ):
+        return False
+    try:
+        _copy(_kept_database(), database)
+    except (OSError, sqlite3.Error):
+        return True
+    return False
+
+
+def _migrate_and_keep(home: Path) -> None:
+    """Let Prefect make the database of a new home, and keep a copy, empty as it is, for the homes to come."""
+    import asyncio
+
+    from prefect.server.database import provide_database_interface
+
+    asyncio.run(provide_database_interface().create_db())
+    with suppress(OSError, sqlite3.Error):
+        _kept_database().parent.mkdir(parents=True, exist_ok=True)
+        _copy(home / "prefect.db", _kept_database())
+
+
+def _kept_database() -> Path:
+    return machine_cache() / f"prefect-{version('prefect')}.db"
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a database whole or not at all; what is in its write-ahead log comes along."""
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True)) as known,
+            closing(sqlite3.connect(unfinished)) as new,
+        ):
+            known.backup(new)
+            new.execute("PRAGMA journal_mode=DELETE")  # one file, which can be read where nothing may be written
+            if new.execute("PRAGMA quick_check").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError(f"{source} is damaged")
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def in_place_of_embedded_server(home: Path) -> Iterator[Callable[[str], None]]:
+    """Within the block no embedded server of `home` runs nor is started; a lasting one may be started in its place.
+
+    Gives a function to call with the API address of the lasting one: runs find it there as they would an embedded one.
+
+    Raises:
+        ConfigError: a run that is going on has an embedded server.
+    """
+    for attempt in range(_LEAVING_SECONDS):
+        if attempt:
+            time.sleep(1)
+        with exclusive(home / "server.start.lock"):
+            if _running(home) is None:
+                yield lambda url: write_text_atomically(home / "server.json", json.dumps({"url": url}))
+                return
+    raise ConfigError(f"a run that is going on has a Prefect server of its own in {home}; wait until it is over")
 
 
 def _running(home: Path, patience: int = 1) -> str | None:
@@ -74,6 +187,7 @@ def _start(home: Path) -> str:
     environment = {
         **os.environ,
         "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_AUTH_STRING": keep_login(home),
         "PREFECT_UI_ENABLED": "0",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # A recorder that writes often leaves little to wait for at the end. Prefect cuts the interval down to whole
@@ -108,7 +222,10 @@ def _serve(home: Path) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    if lay_out_database(home):
+        _migrate_and_keep(home)
     listener = socket.socket()
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does it only for sockets of its own
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
     server = uvicorn.Server(uvicorn.Config(create_app(), log_level="error", lifespan="on"))

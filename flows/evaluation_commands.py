@@ -1,6 +1,5 @@
 """The command that judges a trained model: evaluate."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import DEFAULT_STORE, AsJson, Sets, Store, Verbose, errors_shown, print_json, screen
+from flows.console import (
+    DEFAULT_STORE,
+    AsJson,
+    Sets,
+    Store,
+    Verbose,
+    errors_shown,
+    facts,
+    print_json,
+    request_of,
+    screen,
+)
 from training_core.errors import ConfigError
 from training_core.quantities import format_seconds
 
@@ -56,15 +66,17 @@ def evaluate(
 ) -> None:
     """Judge a model in every way: intervals, patterns, missing rates, calibration, conflicts, worth, cost."""
     with errors_shown(as_json, verbose):
+        from training_core.campaigns.evaluation.config import EvaluationConfig
+
         given = {"model": model, "dataset": dataset, "rows": rows, "oracle": oracle, "against": tuple(against or ())}
-        request = _request({**given, "rates": _rates(rates), "seed": seed}, sets or [])
+        request = request_of(EvaluationConfig, {**given, "rates": _rates(rates), "seed": seed}, sets, "evaluate")
         if out is not None and out.exists() and not out.is_dir():
             raise ConfigError(f"{out} is a file; give a folder for the report")
         console = screen(stderr=as_json)
         kept = _run_flow(request, store.resolve(), out, console, verbose)
         if as_json:
             places = {"report": kept.report, "folder": kept.folder, "run_id": kept.run_id, "tracking": kept.tracking}
-            print_json({**json.loads(kept.result.model_dump_json()), **places})
+            print_json(kept.result, **places)
             return
         show_evaluation(console, kept)
 
@@ -97,9 +109,7 @@ def show_evaluation(console: Console, kept: "KeptEvaluation") -> None:
 def _verdict(kept: "KeptEvaluation") -> Table:
     report = kept.result
     curve, interval, point = report.curve("ensemble", "random"), report.full.interval, report.selective.at(0.8)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = facts()
     headline = f"{report.metric} {report.score:.4f}   {interval.low:.3f} to {interval.high:.3f}"
     grid.add_row("model", Text(f"{headline} on {report.rows.num_rows:,} rows", style="bold green"))
     if curve.relative_area is not None:
@@ -118,14 +128,6 @@ def _verdict(kept: "KeptEvaluation") -> Table:
     grid.add_row("report", Text(kept.report, style="cyan"))
     grid.add_row("tracked as", Text(f"{kept.run_id} in {kept.tracking}", style="cyan"))
     return grid
-
-
-def _request(given: dict[str, Any], sets: list[str]) -> "EvaluationConfig":
-    from training_core.campaigns.evaluation.config import EvaluationConfig
-    from training_core.settings import merged, parse_overrides
-
-    values = {name: value for name, value in given.items() if value is not None}
-    return EvaluationConfig.parse(merged(values, parse_overrides(sets)), "evaluate")
 
 
 def _rates(text: str | None) -> tuple[float, ...] | None:

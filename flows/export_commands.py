@@ -1,15 +1,13 @@
 """The command that turns a model into files that run without Polychoir: export."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from flows.console import DEFAULT_STORE, AsJson, Store, Verbose, errors_shown, print_json, screen
+from flows.console import DEFAULT_STORE, AsJson, Store, Verbose, errors_shown, facts, print_json, screen
 from training_core.errors import ConfigError
 from training_core.quantities import format_bytes, format_seconds
 
@@ -31,7 +29,10 @@ def export(
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="onnx (always), pt2, safetensors. Repeatable.", show_default="onnx", metavar="FORMAT"
+            "--format",
+            help="onnx (always), pt2, safetensors, triton. Repeatable.",
+            show_default="onnx",
+            metavar="FORMAT",
         ),
     ] = None,
     check: Annotated[
@@ -58,16 +59,14 @@ def export(
             report = export_bundle(ensemble, out, tuple(formats or ("onnx",)), samples)  # pyright: ignore[reportArgumentType]
         if as_json:
             differences = {one.format: one.difference for one in report.parity}
-            print_json({**json.loads(report.model_dump_json()), "difference": differences})
+            print_json(report, difference=differences)
             return
         show_export(console, report)
 
 
 def show_export(console: Console, report: "ExportReport") -> None:
     """What was written, and how it compares."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = facts()
     grid.add_row("bundle", Text(report.folder, style="bold green"))
     size = f"{format_bytes(report.num_bytes)}, {len(report.learners)} learners, {', '.join(report.formats)}"
     grid.add_row("holds", size)

@@ -18,7 +18,8 @@ from uuid import UUID
 
 import psutil
 
-from flows.embedded_server import embedded_server
+from flows.embedded_server import embedded_server, login_of
+from training_core.artifacts import private_folder
 from training_core.tracking.processes import is_abandoned, process_tags
 
 if TYPE_CHECKING:
@@ -58,13 +59,17 @@ def prefect_at(store: Path, verbose: bool = False, meanwhile: Callable[[], objec
     os.environ["PREFECT_HOME"] = str(home)
     with ThreadPoolExecutor(1) as helper, embedded_server(home, lambda: helper.submit(meanwhile)) as url:
         helper.shutdown(wait=True)
-        os.environ["PREFECT_API_URL"] = url
+        own = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": login_of(home)}
+        before = {name: os.environ[name] for name in own if name in os.environ}
+        os.environ.update(own)
         try:
             with _quiet_screen(verbose):
                 mark_crashed_runs()
                 yield
         finally:
-            del os.environ["PREFECT_API_URL"]
+            for name in own:
+                del os.environ[name]
+            os.environ.update(before)
 
 
 def run_flow(
@@ -92,8 +97,14 @@ def run_flow(
     """
     from training_core.campaigns.recording import tracker_at
 
+    def get_ready() -> None:
+        import sklearn.model_selection  # noqa: F401  (seconds to import, and every flow needs it)
+
+        tracker_at(trackers, str(store)).connect()
+
+    private_folder(store)
     view({"event": "stage", "text": "starting Prefect"})
-    with prefect_at(store, verbose, meanwhile=tracker_at(trackers, str(store)).connect):
+    with prefect_at(store, verbose, meanwhile=get_ready):
         from prefect import tags
 
         from tasks.progress import listening

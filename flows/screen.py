@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import overall_progress
+from flows.console import facts, overall_progress
 from flows.tuning_screen import trial_line
 from training_core.campaigns.bagging import Plan
 from training_core.campaigns.budget_use import BudgetUse
@@ -67,6 +67,9 @@ class TrainingView:
     def _on_stage(self, event: Event) -> None:
         self._total.update(self._overall, description=event["text"])
         self._say(event["text"])
+
+    def _on_warning(self, event: Event) -> None:
+        self._console.print(Text(event["text"], style="yellow"), soft_wrap=True)
 
     def _on_trial(self, event: Event) -> None:
         self._total.update(self._overall, description="tuning", total=event["of"], completed=event["told"])
@@ -154,9 +157,7 @@ def show_profile(console: Console, summary: RunSummary) -> None:
         return
     slowest = max(summary.profiles, key=lambda name: summary.speed[name].seconds)
     console.print(Text(summary.profiles[slowest].profile.table()), soft_wrap=True)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = facts()
     for name, profiled in sorted(summary.profiles.items()):
         grid.add_row(f"profile of {name}", Text(profiled.folder, style="cyan"))
     grid.add_row("", "trace.json.gz opens in https://ui.perfetto.dev or chrome://tracing; operators.txt is the table")
@@ -173,9 +174,7 @@ def verdict(summary: RunSummary) -> Table:
         done = f"Nothing to train: all {counts.reused} learners were trained before; {counts.kept} kept"
     if counts.skipped:
         done += f"; {counts.skipped} skipped for want of time"
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = facts()
     grid.add_row("ensemble", Text(f"{summary.metric} {summary.score:.4f} on the test split{ece}", style="bold green"))
     grid.add_row("best single", f"{summary.metric} {summary.best_single.score:.4f}   {summary.best_single.learner}")
     grid.add_row("plain mean", f"{summary.metric} {summary.plain_mean.score:.4f}")

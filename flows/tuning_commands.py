@@ -1,6 +1,5 @@
 """The command that searches for better settings: tune."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +63,7 @@ def tune(
         with terminated_shown():
             summary = _run_flow(config, store.resolve(), console, verbose)
         if as_json:
-            print_json(json.loads(summary.model_dump_json()))
+            print_json(summary)
             return
         from flows.tuning_screen import show_study
 
@@ -85,13 +84,9 @@ def _run_flow(config: "RunConfig", store: Path, console: Console, verbose: bool)
     from flows.tuning_screen import TuningView
 
     def start() -> Any:
-        from prefect.task_runners import ThreadPoolTaskRunner
-
         from flows.tune import tune_ensemble
-        from training_core.campaigns.bagging import num_workers
 
-        runner: Any = ThreadPoolTaskRunner(max_workers=num_workers(config))
-        return tune_ensemble.with_options(task_runner=runner)(config, str(store), return_state=True)
+        return tune_ensemble(config, str(store), return_state=True)
 
     with TuningView(console, config.tuning).live() as view:
         return run_flow(start, view, store, config.trackers, verbose)

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import overall_progress
+from flows.console import facts, overall_progress
 from training_core.campaigns.tuning.config import TuningConfig
 from training_core.campaigns.tuning.plots import OBJECTIVES, best_first, by_importance, shown
 from training_core.campaigns.tuning.report import changed_settings
@@ -164,9 +164,7 @@ def trials_table(summary: StudySummary) -> Table:
 
 def verdict(summary: StudySummary) -> Table:
     """What came of the study, a line each."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = facts()
     best, default = summary.best_trial, summary.default_trial
     if best is None or best.values is None:
         grid.add_row("best", Text("no trial is complete and within all limits", style="yellow"))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import task
+from prefect.artifacts import create_table_artifact
 
 from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.progress import stage
@@ -24,6 +25,13 @@ def prepare_data(name_or_source: str, store: Path) -> DatasetRef:
     """Find a dataset version, or publish one from its source; see `campaigns.bagging.resolve_dataset`."""
     stage(f"preparing {name_or_source}")
     return bagging.resolve_dataset(name_or_source, store)
+
+
+@task(name="publish-quality", task_run_name="publish quality report")
+def publish_quality(dataset: DatasetRef) -> None:
+    """Show what the quality gate found in the Prefect UI; see `training_core.data.quality`."""
+    found = bagging.open_dataset(dataset).quality() or {"findings": []}
+    create_table_artifact(found["findings"], key="quality", description=dataset.label)
 
 
 @task(name="make-bags", task_run_name="make bags")

@@ -2,15 +2,27 @@
 
 from pathlib import Path
 
-from prefect import task
+from prefect import get_run_logger, task
 
+from tasks.progress import announce
 from tasks.training import train_cohorts
 from training_core.campaigns import bagging
+from training_core.campaigns.advice import preflight
 from training_core.campaigns.bagging import Plan
 from training_core.campaigns.clock import RunClock
 from training_core.campaigns.run_config import RunConfig
 from training_core.data.splitting.bags import Bag
 from training_core.jobs import DatasetRef, JobReport
+
+
+@task(name="look-ahead", task_run_name="look ahead")
+def look_ahead(run: RunConfig, dataset: DatasetRef) -> tuple[str, ...]:
+    """Say what speaks against a run before it trains; see `campaigns.advice.preflight.look_ahead`."""
+    found = preflight.look_ahead(run, dataset)
+    for warning in found:
+        get_run_logger().warning(warning)
+        announce({"event": "warning", "text": warning})
+    return found
 
 
 @task(name="select-learners", task_run_name="select learners")

@@ -12,6 +12,7 @@ from tasks.progress import listening, stage
 from training_core.artifacts import ArtifactRef
 from training_core.campaigns import recording
 from training_core.campaigns.bagging import Plan, open_dataset
+from training_core.campaigns.promotion import registration
 from training_core.campaigns.recording import RecordRef
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import Judgement
@@ -51,9 +52,9 @@ def record_learners(record: RecordRef, plan: Plan, reports: tuple[JobReport, ...
 
 @task(name="register-ensemble", task_run_name="register ensemble")
 def register_ensemble(record: RecordRef, dataset: DatasetRef, ensemble: ArtifactRef, judgement: Judgement) -> str:
-    """Log the scores and register the model under the dataset's name; see `campaigns.recording.register`."""
+    """Register the model, as champion or challenger of its data set's name; see `campaigns.promotion.registration`."""
     stage("registering the model")
-    return recording.register(record, dataset, ensemble, judgement, prefect_tags())
+    return registration.register(record, dataset, ensemble, judgement, prefect_tags())
 
 
 def prefect_tags() -> dict[str, str]:

@@ -1,19 +1,21 @@
 """Tasks that train: a group of learners per task, each group in a child process of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture
 
+from tasks.executors import executor_of, is_remote
 from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.progress import announce, listening
 from training_core.campaigns.bagging import Plan, num_workers
 from training_core.campaigns.clock import RunClock
-from training_core.campaigns.dispatch import Dispatcher, Outcome, TrainingOutcome
+from training_core.campaigns.dispatch import Dispatcher, Launch, Outcome, TrainingOutcome, news_of
 from training_core.campaigns.run_config import RunConfig
-from training_core.isolation import run_isolated, stop_all, warm_up
+from training_core.isolation import run_isolated, warm_up
 from training_core.jobs import Cohort, DatasetRef, Event, Job, JobReport, Limits, OnEvent, train_here
 
 
@@ -38,24 +40,18 @@ def train_cover(jobs: Sequence[Job], store: Path, limits: Limits, profile: bool 
 
 def prepare_processes(run: RunConfig) -> None:
     """Start learner processes before they are needed where time is short; see `training_core.isolation.warm_up`."""
-    if run.budget.seconds:
+    if run.budget.seconds and not is_remote(run):
         warm_up(num_workers(run))
 
 
 def train_cohorts(plan: Plan, run: RunConfig, dataset: DatasetRef, store: Path, clock: RunClock) -> TrainingOutcome:
-    """Train all groups, as many at a time as the task runner has workers; see `campaigns.dispatch.Dispatcher`.
+    """Train all groups, as many at a time as there are workers; see `campaigns.dispatch.Dispatcher`.
 
-    A group whose process died twice costs its unfinished learners, not the run. A cancelled run takes its children
-    with it: without that the runner would wait for them.
+    A group whose process died twice costs its unfinished learners, not the run.
 
     Raises:
         UserError: a learner met a setting or data that the user has to mend.
     """
-
-    def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
-        future = train_cohort.submit(cohort, store, limits, run.profile)
-        future.add_done_callback(lambda ended: done(cohort_outcome(ended)))
-
     if plan.cohorts:
         announce({"event": "plan", "plan": plan.model_dump(mode="json"), "deadline": clock.deadline})
 
@@ -63,18 +59,45 @@ def train_cohorts(plan: Plan, run: RunConfig, dataset: DatasetRef, store: Path, 
         return train_cover(jobs, store, limits, run.profile)
 
     dispatcher = Dispatcher(plan, run, dataset, store, clock)
-    with listening(dispatcher.on_event):
-        try:
-            return dispatcher.train(launch, here, announce)
-        except BaseException:
-            stop_all()
-            raise
+    with listening(dispatcher.on_event), launching(run, store, needed=bool(plan.cohorts)) as (launch, device):
+        return dispatcher.train(launch, here, announce, device)
+
+
+@contextmanager
+def launching(run: RunConfig, store: Path, needed: bool = True) -> Iterator[tuple[Launch, str]]:
+    """Within the block groups can be trained, each as a task where `run.executor` says; see `tasks.executors`.
+
+    Gives what begins a group, and the kind of device that groups train on.
+
+    A run that is cancelled takes its children with it. Where a group trains in a process that cannot be heard from
+    here, what became of its learners is announced when the group is over; until then it is in the logs of its task.
+
+    Raises:
+        ConfigError: the executor cannot be used; where no group is `needed` nobody finds out.
+    """
+    here = run.model_copy(update={"executor": "processes", "cluster": ""})
+    with executor_of(run if needed else here, store) as workers:
+
+        def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
+            def over(ended: PrefectFuture[Any]) -> None:
+                outcome = cohort_outcome(ended)
+                for event in unheard(outcome):
+                    announce(event)
+                done(outcome)
+
+            unheard = news_of(cohort, store) if is_remote(run) else lambda outcome: ()
+            arguments = {"cohort": cohort, "store": store, "limits": limits, "profile": run.profile}
+            workers.submit(train_cohort, arguments).add_done_callback(over)
+
+        yield launch, workers.device
 
 
 def cohort_outcome(ended: PrefectFuture[Any]) -> Outcome:
-    """What a group gave, or the error it ended with."""
-    ended.wait()  # it is over; this makes its state known
-    return ended.state.result(raise_on_failure=False)
+    """What a group gave, or the error it ended with, be it the group's or that of whoever ran it."""
+    try:
+        return ended.result(raise_on_failure=False)
+    except Exception as error:
+        return error
 
 
 def _tell_and_log() -> OnEvent:

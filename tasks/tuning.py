@@ -1,6 +1,6 @@
 """Tasks that tune: open a study and its record, run its trials where all learners train, publish what came of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -9,10 +9,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from tasks.progress import announce, stage
 from tasks.tracking import prefect_tags
-from tasks.training import cohort_outcome, train_cohort
+from tasks.training import launching
 from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.clock import RunClock
-from training_core.campaigns.dispatch import Outcome
 from training_core.campaigns.recording import RecordRef, end_record
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.tuning import recording
@@ -21,9 +20,8 @@ from training_core.campaigns.tuning.plots import best_first, described
 from training_core.campaigns.tuning.report import render_markdown, write_report
 from training_core.campaigns.tuning.space import with_params
 from training_core.campaigns.tuning.summary import StudySummary
-from training_core.campaigns.tuning.tuned_run import tuned_run, within_budget
-from training_core.isolation import stop_all
-from training_core.jobs import Cohort, DatasetRef, Limits
+from training_core.campaigns.tuning.tuned_run import tuned_run, tuning_deadline, within_budget
+from training_core.jobs import DatasetRef
 
 
 @task(name="prepare-study", task_run_name="prepare study")
@@ -53,7 +51,7 @@ def recorded_study(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator
 
 
 @task(name="run-trials", task_run_name="run trials")
-def run_trials(run: RunConfig, dataset: DatasetRef, store: Path) -> StudySummary:
+def run_trials(run: RunConfig, dataset: DatasetRef, store: Path, deadline: float | None = None) -> StudySummary:
     """Ask, train and tell until the study is done; see `campaigns.tuning.campaign.Tuner`.
 
     Groups of trials train where all learners do. A cancelled study takes its children with it.
@@ -63,15 +61,8 @@ def run_trials(run: RunConfig, dataset: DatasetRef, store: Path) -> StudySummary
     """
     from training_core.campaigns.tuning.campaign import Tuner
 
-    def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
-        future = train_cohort.submit(cohort, store, limits)
-        future.add_done_callback(lambda ended: done(cohort_outcome(ended)))
-
-    try:
-        return Tuner(run, dataset, store).tune(launch, announce)
-    except BaseException:
-        stop_all()
-        raise
+    with launching(run, store) as (launch, device):
+        return Tuner(run, dataset, store).tune(launch, announce, deadline, device)
 
 
 @task(name="publish-study", task_run_name="publish study")
@@ -102,7 +93,7 @@ def tune_first(run: RunConfig, dataset: DatasetRef, store: Path, clock: RunClock
     """
     if not run.tune:
         return run
-    asked = within_budget(run, clock)
+    asked, deadline = within_budget(run, clock), tuning_deadline(clock)
     with recorded_study(asked, dataset, store) as record:
-        summary = publish_study(record, asked, dataset, run_trials(asked, dataset, store), store)
+        summary = publish_study(record, asked, dataset, run_trials(asked, dataset, store, deadline), store)
     return tuned_run(run, summary)

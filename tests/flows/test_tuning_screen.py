@@ -88,6 +88,13 @@ def test_events_it_does_not_know_change_nothing() -> None:
     assert "starting" in shown(view)
 
 
+def test_what_speaks_against_a_run_is_seen_on_every_screen() -> None:
+    for terminal in (False, True):
+        console, text = screen(terminal=terminal)
+        TrainingView(console)({"event": "warning", "text": "too little memory for eight [workers]"})
+        assert "too little memory for eight [workers]" in text.getvalue()
+
+
 def test_a_study_before_a_training_is_a_line_per_trial_and_its_jobs_are_not_those_of_the_run() -> None:
     console, text = screen(terminal=False)
     view = TrainingView(console)
