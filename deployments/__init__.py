@@ -1,1 +1,1 @@
-"""Deployments as data: schedules, work pools and automations. Nothing is deployed yet; flows run in-process."""
+"""Deployments as data: environments, flows with their schedules, automations; `apply` is the only side effect."""
