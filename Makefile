@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= .polychoir
 
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all check audit bench clean
 setup: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,6 +24,11 @@ check: setup  ## Style, types, and the rules of the house
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+audit:  ## Known advisories against the pinned versions; needs a network, and fails without one
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 bench: setup  ## Measurements, printed as tables
 	$(BIN)/python benchmarks/data.py --larger-than-memory

@@ -2,11 +2,13 @@
 
 `python benchmarks/denoising.py` trains fusion nets on digits in halves and made-up worlds (`--source` adds others),
 each with several settings, and prints a table per world. Settings are paired: the same splits, first weights and absent
-modalities. A setting's figure is the area under the curve of its score over the rate at which modalities are absent
-from test rows, 0 to 90 % in steps of ten, one modality at least always there; differences are to the first setting,
-with the standard error over splits and the 95 % interval of Student's t, which takes splits that share rows for
-independent ones. `--settings` names others, such as each objective apart. `--ensembles` trains whole ensembles instead,
-with the preset quick.
+modalities. A made-up world is made anew for every seed, so that its seeds share nothing. A setting's figure is the area
+under the curve of its score over the rate at which modalities are absent from test rows, 0 to 90 % in steps of ten, one
+modality at least always there; differences are to the first setting, with the standard error over seeds and two 95 %
+intervals: the plain one of Student's t, which takes splits of one data set for independent, and for such splits the one
+corrected for the rows they share (Nadeau & Bengio 2003). `--settings` names others, such as each objective apart.
+`--ensembles balanced` trains whole ensembles of a preset instead, `--kinds fusion_net` with learners of such kinds
+alone.
 """
 
 import argparse
@@ -14,16 +16,18 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from quality_cases import TEST_SHARE, with_split
 from scipy.stats import t as student
 
 from training_core.campaigns.library import fit_ensemble
+from training_core.campaigns.run_config import PRESETS
 from training_core.data.ingestion.in_memory import create_dataset_from_arrays
 from training_core.data.ingestion.ingest import prepare_dataset
 from training_core.data.storage.dataset import Dataset
@@ -40,6 +44,8 @@ from training_core.seeding import generator
 
 Area = dict[str, float]
 MADE_UP = ("redundant", "partial", "partial classes", "mixed")
+FIRST_WORLD = 100
+"""Seed of the first made-up world; lower ones were used while the method was found."""
 RATES = tuple(rate / 10 for rate in range(10))
 TRAINING = {"epochs": 40, "patience": 8, "batch_size": 64, "lr": 0.002, "stacking": "always", "checkpoint_seconds": 0.0}
 
@@ -79,15 +85,17 @@ SHOWN = ("off", "off, no dropout", "off, hiding as denoising does", "on", "views
 
 @dataclass(frozen=True)
 class World:
-    """A data set and how many of its rows nets learn from."""
+    """Where a seed's data come from, and how many of their rows nets learn from."""
 
     name: str
-    dataset: Dataset
-    num_train: int
+    dataset_of: Callable[[int], Dataset]
+    is_made_up: bool = False
+    """Every seed has a world of its own."""
+    num_train: int = 640
 
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def split(self, dataset: Dataset, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows to train on, to stop by and to be judged on: a seed's own."""
-        order = generator(seed, "split").permutation(len(self.dataset))
+        order = generator(seed, "split").permutation(len(dataset))
         first, second = self.num_train, self.num_train + self.num_train // 4
         return order[:first], order[first:second], order[second : second + 1000]
 
@@ -99,11 +107,25 @@ def halves(store: Path) -> World:
     loaded: Any = load_digits()
     views = {"top": loaded.data[:, :32].astype("f4"), "bottom": loaded.data[:, 32:].astype("f4")}
     names = [f"digit {label}" for label in loaded.target]
-    return World("halves", create_dataset_from_arrays("halves", views, names, task="classification", store=store), 640)
+
+    def dataset_of(seed: int) -> Dataset:
+        split = {"test": TEST_SHARE, "seed": seed}
+        return create_dataset_from_arrays("halves", views, names, task="classification", store=store, split=split)
+
+    return World("halves", dataset_of)
+
+
+def given(source: Path, store: Path) -> World:
+    """A data set of the user's, split at random by each seed."""
+
+    def dataset_of(seed: int) -> Dataset:
+        return prepare_dataset(with_split(source, store / f"sources/{seed}", seed), DatasetStore(store / "datasets"))
+
+    return World(source.parent.name, dataset_of)
 
 
 def made_up(name: str, store: Path) -> World:
-    """A made-up world by its name.
+    """Made-up worlds by their name.
 
     redundant: two modalities tell what another one tells. partial: regression, each modality tells a share of the
     answer, one nothing, and a fifth of what there could be is absent in training too. partial classes: the same with
@@ -129,20 +151,23 @@ def made_up(name: str, store: Path) -> World:
         SyntheticModality(name="hum", role="noise", missing=0.2),
     )
     has_classes = name in ("redundant", "partial classes")
-    config = SyntheticConfig(
-        name=name.replace(" ", "-"),
-        task="classification" if has_classes else "regression",
-        num_outputs=4 if has_classes else 2,
-        num_rows=2000,
-        modalities={"redundant": echoing, "mixed": mixed}.get(name, partial),
-        label_noise=0.05,
-        seed=3,
-    )
-    world = make_synthetic(config)
-    dataset = create_dataset_from_arrays(
-        config.name, world.modalities, world.target, task=config.task, kinds=world.kinds, store=store
-    )
-    return World(name, dataset, 640)
+
+    def dataset_of(seed: int) -> Dataset:
+        config = SyntheticConfig(
+            name=f"{name.replace(' ', '-')}-{seed}",
+            task="classification" if has_classes else "regression",
+            num_outputs=4 if has_classes else 2,
+            num_rows=2000,
+            modalities={"redundant": echoing, "mixed": mixed}.get(name, partial),
+            label_noise=0.05,
+            seed=FIRST_WORLD + seed,
+        )
+        world = make_synthetic(config)
+        return create_dataset_from_arrays(
+            config.name, world.modalities, world.target, task=config.task, kinds=world.kinds, store=store
+        )
+
+    return World(name, dataset_of, is_made_up=True)
 
 
 def hidden(names: Sequence[str], num_rows: int, rate: float, seed: int) -> dict[str, np.ndarray]:
@@ -174,10 +199,10 @@ def areas(predict: Any, samples: Samples, dataset: Dataset, seed: int) -> Area:
 
 def judge_nets(world: World, settings: Mapping[str, Any], seeds: Sequence[int]) -> list[Area]:
     """Areas of fusion nets trained with `settings`, one per seed."""
-    dataset = world.dataset
     requests, tests = [], []
     for seed in seeds:
-        train, validation, test = world.split(seed)
+        dataset = world.dataset_of(seed)
+        train, validation, test = world.split(dataset, seed)
         names = dataset.spec.names
         requests.append(
             LearnerRequest(
@@ -191,10 +216,10 @@ def judge_nets(world: World, settings: Mapping[str, Any], seeds: Sequence[int]) 
                 denoising=DenoisingConfig.model_validate(settings["denoising"]),
             )
         )
-        tests.append(dataset.subset(test, names).samples())
+        tests.append((dataset, dataset.subset(test, names).samples()))
     outcomes = train_learners(requests)
     found = []
-    for seed, outcome, samples in zip(seeds, outcomes, tests, strict=True):
+    for seed, outcome, (dataset, samples) in zip(seeds, outcomes, tests, strict=True):
         if isinstance(outcome, Exception):
             raise outcome
         epochs = {"epochs": float(len(outcome.history.epochs))}
@@ -203,18 +228,30 @@ def judge_nets(world: World, settings: Mapping[str, Any], seeds: Sequence[int]) 
     return found
 
 
-def judge_ensembles(world: World, settings: Mapping[str, Any], seeds: Sequence[int], store: Path) -> list[Area]:
-    """Areas of whole ensembles of the preset quick, one per seed, on the test rows of the data set's own split."""
-    dataset, found = world.dataset, []
-    samples = dataset.subset(dataset.rows("test"), dataset.spec.names).samples()
+def judge_ensembles(
+    world: World, settings: Mapping[str, Any], seeds: Sequence[int], store: Path, learners: Mapping[str, Any]
+) -> list[Area]:
+    """Areas of whole ensembles, one per seed, on the test rows of its data set's own split."""
+    found = []
     for seed in seeds:
-        fitted = fit_ensemble(dataset, store=store, preset="quick", seed=seed, processes=False, **settings)
+        dataset = world.dataset_of(seed)
+        samples = dataset.subset(dataset.rows("test"), dataset.spec.names).samples()
+        fitted = fit_ensemble(dataset, store=store, seed=seed, processes=False, **learners, **settings)
         found.append(areas(lambda part: fitted.under_patterns(part).predict().values, samples, dataset, seed))  # noqa: B023
     return found
 
 
-def line(name: str, found: Sequence[Area], base: Sequence[Area], seconds: float) -> str:
-    """A row of the table."""
+def shares(world: World, whole: bool) -> float:
+    """Test rows for each row that was learned from, in one split."""
+    if whole:
+        return TEST_SHARE / (1 - TEST_SHARE)
+    dataset = world.dataset_of(0)
+    train, validation, test = world.split(dataset, 0)
+    return len(test) / (len(train) + len(validation))
+
+
+def line(name: str, found: Sequence[Area], base: Sequence[Area], seconds: float, overlap: float | None) -> str:
+    """A row of the table; `overlap` corrects a second interval, of the area, for splits that share rows."""
     cells = [f"{name:<42}"]
     for key in ("clean", "area", "loss"):
         mean = statistics.mean(one[key] for one in found)
@@ -223,6 +260,9 @@ def line(name: str, found: Sequence[Area], base: Sequence[Area], seconds: float)
         reach = error * float(student.ppf(0.975, max(len(moved) - 1, 1)))
         middle = statistics.mean(moved)
         cells.append(f"{mean:7.4f} {middle:+.4f} ±{error:.4f} [{middle - reach:+.4f} {middle + reach:+.4f}]")
+        if key == "area" and overlap is not None:
+            reach *= (1 + len(moved) * overlap) ** 0.5
+            cells.append(f"corrected [{middle - reach:+.4f} {middle + reach:+.4f}]")
     epochs = statistics.mean(one.get("epochs", 0.0) for one in found)
     return "  ".join([*cells, f"{epochs:5.1f} epochs", f"{seconds:6.1f} CPU-s"])
 
@@ -234,17 +274,16 @@ def main() -> None:
     parser.add_argument("--source", type=Path, action="append", default=[], help="a further data set")
     parser.add_argument("--worlds", nargs="*", choices=["halves", *MADE_UP], default=["halves", *MADE_UP])
     parser.add_argument("--settings", nargs="*", default=list(SHOWN), choices=list(SETTINGS))
-    parser.add_argument("--ensembles", action="store_true", help="whole ensembles instead of fusion nets")
+    parser.add_argument("--ensembles", choices=list(PRESETS), help="whole ensembles of a preset, not fusion nets")
+    parser.add_argument("--kinds", nargs="*", default=[], help="the kinds of learners in them; all by default")
     parser.add_argument("--own", type=json.loads, default={}, help="further settings as JSON, by name")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     store = Path(tempfile.mkdtemp(prefix="denoising-"))
     worlds = [halves(store) if name == "halves" else made_up(name, store) for name in asked.worlds]
-    worlds += [
-        World(source.parent.name, prepare_dataset(source, DatasetStore(store / "datasets")), 640)
-        for source in asked.source
-    ]
+    worlds += [given(source, store) for source in asked.source]
     settings = {**{name: SETTINGS[name] for name in asked.settings}, **asked.own}
+    kinds = {"include": asked.kinds} if asked.kinds else {}
     for world in worlds:
         print(f"\n{world.name}: clean score, area, area of the loss; each with its difference to the first", flush=True)
         base: list[Area] = []
@@ -252,10 +291,13 @@ def main() -> None:
             start = time.process_time()
             seeds = range(asked.seeds)
             found = (
-                judge_ensembles(world, chosen, seeds, store) if asked.ensembles else judge_nets(world, chosen, seeds)
+                judge_ensembles(world, chosen, seeds, store, {"preset": asked.ensembles, "learners": kinds})
+                if asked.ensembles
+                else judge_nets(world, chosen, seeds)
             )
             base = base or found
-            print(line(name, found, base, time.process_time() - start), flush=True)
+            overlap = None if world.is_made_up else shares(world, bool(asked.ensembles))
+            print(line(name, found, base, time.process_time() - start, overlap), flush=True)
 
 
 if __name__ == "__main__":

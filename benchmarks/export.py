@@ -17,7 +17,6 @@ import torch
 import training_core as pc
 from training_core.artifacts import ArtifactRef, open_published
 from training_core.data.ingestion.digits import write_digits_source
-from training_core.data.ingestion.ingest import prepare_dataset
 from training_core.engine.trained import TrainedLearner
 from training_core.export.bundle import export_bundle
 from training_core.export.parity import load_runtime, plain_arrays
@@ -30,9 +29,7 @@ BATCHES = (1, 256)
 
 def digits(folder: Path) -> ArtifactRef:
     """An ensemble of the digits that ship with scikit-learn, seen as three modalities."""
-    store = folder / "store"
-    prepare_dataset(write_digits_source(folder / "digits"), store / "datasets")
-    fitted = pc.fit_ensemble(pc.open_dataset("digits", store), store, preset="quick")
+    fitted = pc.fit_ensemble(str(write_digits_source(folder / "digits")), folder / "store", preset="quick")
     return open_published(fitted.folder)
 
 
@@ -79,7 +76,8 @@ def measure(published: ArtifactRef, folder: Path) -> None:
         print(f"  {num_rows:>6}{times}   {ratio:.1f}")
 
 
-def main() -> None:
+def measure_given(measure: Callable[[ArtifactRef, Path], None]) -> None:
+    """Measure each ensemble whose folder the command line names, in a folder of its own; without one, the digits."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -89,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure_given(measure)

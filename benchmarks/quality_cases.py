@@ -40,15 +40,15 @@ def bundled_cases() -> tuple[Case, ...]:
 
 def cases_in(folder: Path) -> tuple[Case, ...]:
     """One case per `source.yaml` in the folders of `folder`."""
-    found = []
-    for source in sorted(folder.glob("*/source.yaml")):
-        given = "file" in (yaml.safe_load(source.read_text()).get("split") or {})
+    return tuple(case_of(source) for source in sorted(folder.glob("*/source.yaml")))
 
-        def write(place: Path, seed: int, source: Path = source) -> Path:
-            return with_split(source, place, seed)
 
-        found.append(Case(source.parent.name, write, has_own_split=given))
-    return tuple(found)
+def case_of(source: Path) -> Case:
+    """The case of a SOURCE.yaml, called as the folder it is in."""
+    given = "file" in (yaml.safe_load(source.read_text()).get("split") or {})
+    return Case(
+        source.resolve().parent.name, lambda folder, seed: with_split(source, folder, seed), has_own_split=given
+    )
 
 
 def with_split(source: Path, folder: Path, seed: int) -> Path:

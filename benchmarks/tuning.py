@@ -142,12 +142,22 @@ def cohort(console: Console, options: Options) -> None:
 
 
 def pruning(console: Console, options: Options) -> None:
-    """The same random trials, pruned by Hyperband and not at all."""
+    """The same random trials, not pruned, and pruned by Hyperband with its first look after so many epochs."""
     table = Table(title=f"{NUM_STUDY_TRIALS} random trials of {STUDY_LEARNER}, {STUDY_EPOCHS} epochs at most")
-    for name in ("pruner", "epochs", "share", "CPU seconds", "pruned", "best loss", "standard error", "best trial"):
+    for name in (
+        "pruner",
+        "first look",
+        "epochs",
+        "share",
+        "CPU seconds",
+        "pruned",
+        "best loss",
+        "standard error",
+        "best trial",
+    ):
         table.add_column(name, justify="left" if name == "pruner" else "right")
     unpruned = 0
-    for pruner in ("none", "hyperband"):
+    for pruner, min_epochs in (("none", STUDY_EPOCHS), ("hyperband", 3), ("hyperband", 1)):
         with tempfile.TemporaryDirectory() as folder:
             store = Path(folder)
             dataset = digits(store) if options.source is None else resolve_dataset(str(options.source), store)
@@ -155,13 +165,20 @@ def pruning(console: Console, options: Options) -> None:
                 dataset.label,
                 store,
                 training={"epochs": STUDY_EPOCHS},
-                tuning={"learner": STUDY_LEARNER, "trials": NUM_STUDY_TRIALS, "sampler": "random", "pruner": pruner},
+                tuning={
+                    "learner": STUDY_LEARNER,
+                    "trials": NUM_STUDY_TRIALS,
+                    "sampler": "random",
+                    "pruner": pruner,
+                    "min_epochs": min_epochs,
+                },
             )
             unpruned = unpruned or summary.epochs
             best = summary.best_trial
             assert best is not None and best.values is not None, "a study of sixty trials has a best one"
             table.add_row(
                 pruner,
+                "" if pruner == "none" else str(min_epochs),
                 str(summary.epochs),
                 f"{summary.epochs / unpruned:.2f}",
                 f"{summary.cpu_seconds:.0f}",
