@@ -11,7 +11,7 @@ from prefect.futures import PrefectFuture
 from tasks.executors import executor_of, is_remote
 from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.progress import announce, listening
-from training_core.campaigns.bagging import Plan, num_workers
+from training_core.campaigns.bagging import Plan
 from training_core.campaigns.clock import RunClock
 from training_core.campaigns.dispatch import Dispatcher, Launch, Outcome, TrainingOutcome, news_of
 from training_core.campaigns.run_config import RunConfig
@@ -39,9 +39,9 @@ def train_cover(jobs: Sequence[Job], store: Path, limits: Limits, profile: bool 
 
 
 def prepare_processes(run: RunConfig) -> None:
-    """Start learner processes before they are needed where time is short; see `training_core.isolation.warm_up`."""
-    if run.budget.seconds and not is_remote(run):
-        warm_up(num_workers(run))
+    """Load the libraries of learners before they are needed; see `training_core.isolation.warm_up`."""
+    if not is_remote(run):
+        warm_up()
 
 
 def train_cohorts(plan: Plan, run: RunConfig, dataset: DatasetRef, store: Path, clock: RunClock) -> TrainingOutcome:

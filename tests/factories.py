@@ -1,9 +1,7 @@
 """Builders of small worlds with a known answer, shared by tests that run the whole pipeline."""
 
 import subprocess
-import tempfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -66,7 +64,6 @@ def unreal_cohort(name: str) -> Cohort:
     return Cohort(name=name, jobs=(job,))
 
 
-def sleeping_child() -> tuple[subprocess.Popen[str], IO[str]]:
-    """A process in place of one that trains, which never says a word, and the file of what it complains of."""
-    child = subprocess.Popen(["sleep", "1000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return child, tempfile.TemporaryFile("w+")
+def sleeping_child() -> subprocess.Popen[str]:
+    """A process in place of one that trains, which never says a word."""
+    return subprocess.Popen(["sleep", "1000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,15 +1,17 @@
 """A group of jobs in a child process of its own, on a leased device, so that a crash costs one group and no more.
 
 The child reads the group from standard input, publishes each job's outputs itself, and tells its parent what happens
-as JSON lines on standard output. It dies with its parent. What it finished before it was killed is kept.
+as JSON lines on standard output. It dies with its parent. What it finished before it was killed is kept. Children on
+the CPU are forked from one process that has loaded the libraries; see `training_core.jobs.nursery`.
 """
 
 import contextlib
-import ctypes
 import fcntl
+import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,29 +32,45 @@ from training_core.jobs import (
     Event,
     JobReport,
     Limits,
+    Nursery,
     OnEvent,
+    Process,
     Watchdog,
+    die_with,
     event_of,
     failed_report,
     finished_report,
     run_jobs,
     skipped_report,
+    tend,
 )
 
 _NEVER_SET = threading.Event()
 _STOPPED: ContextVar[threading.Event] = ContextVar("stopped", default=_NEVER_SET)
 """Set when the children begun in this context are ended; see `ended_together`."""
-_LIVE: dict[subprocess.Popen[str], threading.Event] = {}  # with that of the context they were begun in
+_LIVE: dict[Process, threading.Event] = {}  # with that of the context they were begun in
 _LIVE_LOCK = threading.Lock()
-_WARM: list[tuple[subprocess.Popen[str], IO[str]]] = []  # started, and waiting for a group; with their errors
 _STDERR_TAIL = 2000
 _POLL_SECONDS = 0.5
 _START_SECONDS = 2.0
 """A process that would be ended before it has loaded its libraries is not started."""
 _NO_LIMITS = Limits()
 _PARENT = "POLYCHOIR_PARENT_PID"
-_COHORT = "POLYCHOIR_COHORT"  # for whoever looks at the process list
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# One thread: results depend on the thread count, and one process per core uses the cores better than threads do.
+_ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_COMMAND = (sys.executable, "-P", "-m", "training_core.isolation")
+_NURSERY = Nursery(_COMMAND, _ONE_THREAD)
+_LIBRARIES = (
+    "lightgbm",
+    "pandas",
+    "pyarrow.parquet",
+    "safetensors.torch",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "torch._dynamo",
+    "zarr",
+)
+"""What groups import on their way, and what loads without starting a thread."""
 
 
 def device_kind() -> str:
@@ -121,27 +139,13 @@ def run_isolated(
     return [reports[job.name] for job in cohort.jobs]
 
 
-def warm_up(num_processes: int) -> None:
-    """Start processes for groups to come, so that they load their libraries while something else is done.
+def warm_up() -> None:
+    """Begin to load the libraries of groups to come, while something else is done.
 
-    On a machine with GPUs nothing is done: which one a group gets is not known beforehand. Call `cool_down` when no
-    more groups come.
+    On a machine with GPUs nothing is done: there every group loads its own.
     """
-    if device_kind() != "cpu":
-        return
-    with _LIVE_LOCK:
-        while len(_WARM) < num_processes:
-            _WARM.append(_spawn("cpu", "waiting"))
-
-
-def cool_down() -> None:
-    """End the processes that `warm_up` started and no group was given to."""
-    with _LIVE_LOCK:
-        while _WARM:
-            child, stderr = _WARM.pop()
-            child.kill()
-            child.communicate()
-            stderr.close()
+    if _forks(device_kind()):
+        _NURSERY.open()
 
 
 @contextmanager
@@ -156,7 +160,6 @@ def ended_together() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        cool_down()
         with _LIVE_LOCK:
             stopped.set()
             for child in (child for child, its in _LIVE.items() if its is stopped):
@@ -238,16 +241,19 @@ def _run_child(
     """Run one child to its end, filling `reports`; returns the jobs it had to be ended for, if any, and why."""
     named = {job.name: job for job in cohort.jobs}
     failure: Event | None = None
-    with _LIVE_LOCK:
-        _require_not_stopped(cohort.name)
-        child, stderr = _WARM.pop(0) if _WARM and device == "cpu" else _spawn(device, cohort.name)
-        _LIVE[child] = _STOPPED.get()
-    with stderr:
+    _require_not_stopped(cohort.name)
+    with tempfile.TemporaryFile("w+") as stderr:
+        child = _begin(device, cohort.name, stderr, limits)
+        with _LIVE_LOCK:
+            _LIVE[child] = _STOPPED.get()
         assert child.stdin and child.stdout
         watch = Watchdog(child, limits)
         try:
+            _require_not_stopped(cohort.name)
             watch.start()
             request = {
+                "environment": _environment(device),
+                "directory": str(Path.cwd()),
                 "cohort": cohort.model_dump(mode="json"),
                 "store": str(store),
                 "device": _visible(device),
@@ -293,27 +299,31 @@ def _run_child(
     return {}
 
 
-def _spawn(device: str, name: str) -> tuple[subprocess.Popen[str], IO[str]]:
-    """A child that loads its libraries and waits for a group, and the file its errors go to."""
-    # One thread: results depend on the thread count, and one process per core uses the cores better than threads do.
-    environment = {
-        **os.environ,
-        **dict.fromkeys(_THREAD_VARIABLES, "1"),
-        _PARENT: str(os.getpid()),
-        _COHORT: name,
-    }
+def _forks(device: str) -> bool:
+    """Whether children on a device are forked: not where a driver is to be loaded in each, nor without pidfds."""
+    return device == "cpu" and sys.platform == "linux"
+
+
+def _begin(device: str, name: str, stderr: IO[str], limits: Limits) -> Process:
+    """A child that waits for a group; `name` is for whoever looks at the list of processes.
+
+    Raises:
+        DeadlineError: libraries are still being loaded at the deadline.
+        TransientError: the process it was to be forked from died.
+    """
+    if _forks(device):
+        return _NURSERY.fork(name, stderr, limits.seconds_left)
+    environment = {**_environment(device), _PARENT: str(os.getpid())}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment)
+
+
+def _environment(device: str) -> dict[str, str]:
+    """Variables of a child: ours as they are now, one thread, and the device it has leased."""
+    environment = {**os.environ, **_ONE_THREAD}
     if device.startswith("cuda:"):
         environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
-    stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  (whoever takes the child closes it)
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "training_core.isolation"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        env=environment,
-    )
-    return child, stderr
+    return environment
 
 
 def _visible(device: str) -> str:
@@ -321,17 +331,18 @@ def _visible(device: str) -> str:
     return "cuda:0" if device.startswith("cuda") else device
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however it ends (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(os.environ[_PARENT]):  # it ended before the kernel was asked
-            os._exit(1)
-
-
 def _main() -> int:
-    """The child: train the jobs on standard input."""
-    _die_with_parent()
+    """Load libraries and fork children, when the owner gave a socket; or be the only child."""
+    if len(sys.argv) > 1:
+        for name in _LIBRARIES:
+            importlib.import_module(name)
+        return tend(socket.socket(fileno=int(sys.argv[1])), _train_group)
+    die_with(int(os.environ[_PARENT]))
+    return _train_group()
+
+
+def _train_group() -> int:
+    """In the child: train the jobs on standard input."""
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not be read as an event
 
@@ -340,6 +351,9 @@ def _main() -> int:
         events.flush()
 
     request = json.load(sys.stdin)
+    os.chdir(request["directory"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
     cohort = Cohort.model_validate(request["cohort"])
     try:
         from training_core.engine.device import use_one_thread

@@ -25,10 +25,11 @@ def start(source: Path, store: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def teachers(command: subprocess.Popen[str]) -> Iterator[psutil.Process]:
-    """Processes below the command, not the command itself, that have a learner's process below them."""
+    """Processes below the command, not the command itself, that have a group training below them."""
     for process in psutil.Process(command.pid).children(recursive=True):
         try:
-            if "training_core.isolation" in process.cmdline() and process.parent().pid != command.pid:
+            loads = "training_core.isolation" in process.cmdline() and process.parent().pid != command.pid
+            if loads and any("training_core.isolation" in child.cmdline() for child in process.children()):
                 yield process.parent()
         except (psutil.Error, AttributeError):
             continue  # it ended meanwhile

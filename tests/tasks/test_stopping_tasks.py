@@ -1,6 +1,5 @@
 """A cancelled flow: groups that train in child processes are ended, not tried again, and those that wait not begun."""
 
-import subprocess
 import time
 from pathlib import Path
 from typing import IO
@@ -12,18 +11,18 @@ from prefect.testing.utilities import prefect_test_harness
 
 from tasks.training import launching
 from training_core import isolation
-from training_core.jobs import Limits
+from training_core.jobs import Limits, Process
 
 
 @pytest.mark.slow
 def test_a_cancelled_flow_begins_no_group_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[str] = []
 
-    def spawn(device: str, name: str) -> tuple[subprocess.Popen[str], IO[str]]:
+    def begin(device: str, name: str, stderr: IO[str], limits: Limits) -> Process:
         begun.append(name)
         return sleeping_child()
 
-    monkeypatch.setattr(isolation, "_spawn", spawn)
+    monkeypatch.setattr(isolation, "_begin", begin)
     cancelled: list[float] = []
 
     @flow

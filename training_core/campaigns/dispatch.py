@@ -21,7 +21,7 @@ from training_core.campaigns.grouping import predicted_seconds
 from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config
 from training_core.errors import GateError, UserError
-from training_core.isolation import collect_reports, cool_down, device_kind
+from training_core.isolation import collect_reports, device_kind
 from training_core.jobs import (
     Cohort,
     DatasetRef,
@@ -138,8 +138,6 @@ class Dispatcher:
                 running -= 1
                 reports |= {report.name: report for report in reports_of(cohort, message, self._store, self._device)}
         self._take_in_all(tell)  # events that came with the last group
-        if self._plan.cohorts:
-            cool_down()
         if not any(report.artifact for report in reports.values()) and self._clock.seconds:
             reports |= self._at_least_one(launch, here, reports)
         # A group that was tried twice finds its own learners of the first try: they are this run's work all the same.

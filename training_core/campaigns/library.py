@@ -103,8 +103,8 @@ def fit_ensemble(
     given = {**settings, "budget": limits} if limits is not None else settings
     run = run_of(data, given)
     clock = RunClock.begin(run.budget.seconds, "library", began)
-    if processes and clock.seconds is not None:
-        warm_up(bagging.num_workers(run))
+    if processes:
+        warm_up()
     rows = {"kinds": kinds, "groups": groups, "times": times, "split": split, "source": source}
     run, dataset = with_dataset(run, data, place, target=target, task=task, name=name, **rows)
     _require_test_rows(run, dataset)

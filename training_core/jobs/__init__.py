@@ -20,6 +20,7 @@ from training_core.jobs.job import (
     skipped_report,
 )
 from training_core.jobs.limits import Limits, TimeLeft
+from training_core.jobs.nursery import Nursery, Process, die_with, tend
 from training_core.jobs.run import run_jobs
 from training_core.jobs.watchdog import Watchdog
 
@@ -31,11 +32,14 @@ __all__ = [
     "JobReport",
     "JobStatus",
     "Limits",
+    "Nursery",
     "OnEvent",
+    "Process",
     "TimeLeft",
     "Watchdog",
     "code_version",
     "core_fingerprint",
+    "die_with",
     "event_of",
     "failed_report",
     "finished_report",
@@ -44,5 +48,6 @@ __all__ = [
     "read_out_of_bag",
     "run_jobs",
     "skipped_report",
+    "tend",
     "train_here",
 ]

@@ -1,7 +1,6 @@
 """Keeps the limits of a group of jobs from outside: ends the process they train in when they overrun."""
 
 import contextlib
-import subprocess
 import threading
 import time
 
@@ -9,6 +8,7 @@ import psutil
 
 from training_core.jobs.job import Job
 from training_core.jobs.limits import Limits
+from training_core.jobs.nursery import Process
 from training_core.quantities import format_bytes
 
 _WATCH_SECONDS = 0.2
@@ -17,7 +17,7 @@ _WATCH_SECONDS = 0.2
 class Watchdog(threading.Thread):
     """Ends a child at the deadline, or when those that train in it have taken more time or memory than they may."""
 
-    def __init__(self, child: subprocess.Popen[str], limits: Limits) -> None:
+    def __init__(self, child: Process, limits: Limits) -> None:
         """Look after `child`, which trains nothing yet, once it is started."""
         super().__init__(daemon=True)
         self.ended: dict[str, str] = {}

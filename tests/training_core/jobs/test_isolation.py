@@ -78,7 +78,7 @@ def test_a_killed_child_costs_its_unfinished_jobs_only(tmp_path: Path, source: P
             started.append(event["job"])
             if len(started) == 3:
                 for child in list(isolation._LIVE):
-                    child.send_signal(signal.SIGKILL)
+                    child.kill()
 
     with pytest.raises(TransientError, match="was killed by SIGKILL"):
         run_isolated(cohort, tmp_path, kill_at_the_third)
@@ -143,19 +143,48 @@ def test_a_learner_beyond_its_memory_is_given_up(tmp_path: Path, source: Path) -
     assert "of memory, its process may have 50.0 MB" in report.error
 
 
-def test_a_process_started_before_is_used_and_the_others_are_ended(tmp_path: Path, source: Path) -> None:
+def test_a_group_works_in_its_callers_directory(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the process it was forked from began in another one."""
+    isolation.warm_up()
+    monkeypatch.chdir(tmp_path)
     (cohort,) = plan_in(tmp_path, source).cohorts
-    isolation.warm_up(2)
-    started = [child for child, _ in isolation._WARM]
-    assert len(started) == 2
-    quick = next(job for job in cohort.jobs if job.recipe.learner.kind == "linear")
-    (report,) = run_isolated(cohort.model_copy(update={"jobs": (quick,)}), tmp_path, ignore)
-    assert report.status == "trained"
-    assert started[0].poll() == 0, "it did the work"
-    assert started[1].poll() is None
-    isolation.cool_down()
-    assert started[1].poll() is not None
-    assert not isolation._WARM
+    seen: list[tuple[str, bool]] = []
+
+    def look(event: Event) -> None:
+        if event["event"] == "started" and not seen:
+            (child,) = isolation._LIVE
+            seen.append((str(psutil.Process(child.pid).cwd()), child.pid in _children_of_the_nursery()))
+
+    one = cohort.model_copy(update={"jobs": cohort.jobs[:1]})
+    (report,) = run_isolated(one, Path("store"), look)
+    assert report.status == "trained" and list((tmp_path / "store" / "jobs").glob("*/report.json"))
+    assert seen == [(str(tmp_path), True)]
+
+
+def test_a_child_on_a_leased_gpu_sees_that_one_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    found = isolation._environment("cuda:3")
+    assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("3", "PCI_BUS_ID")
+    assert isolation._environment("cpu")["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "1"
+
+
+def _children_of_the_nursery() -> list[int]:
+    assert isolation._NURSERY._process
+    return [child.pid for child in psutil.Process(isolation._NURSERY._process.pid).children()]
+
+
+def test_when_what_loaded_the_libraries_is_killed_the_group_is_begun_again(tmp_path: Path, source: Path) -> None:
+    (cohort,) = plan_in(tmp_path, source).cohorts
+
+    def kill_it(event: Event) -> None:
+        if event["event"] == "started":
+            assert isolation._NURSERY._process
+            isolation._NURSERY._process.kill()
+
+    with pytest.raises(TransientError, match="was killed by SIGKILL"):
+        run_isolated(cohort, tmp_path, kill_it)
+    assert {report.status for report in run_isolated(cohort, tmp_path, ignore)} <= {"trained", "reused"}
 
 
 def test_a_diverging_learner_is_reported_and_the_rest_is_used(tmp_path: Path, source: Path) -> None:

@@ -20,7 +20,7 @@ from training_core import isolation
 from training_core.campaigns.library import launching
 from training_core.errors import StoppedError, TransientError
 from training_core.isolation import ended_together, run_isolated
-from training_core.jobs import Event, Limits
+from training_core.jobs import Event, Limits, Process
 from training_core.jobs.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[3]
@@ -37,11 +37,11 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Children that train for ever; the names of the groups they were begun for."""
     begun: list[str] = []
 
-    def spawn(device: str, name: str) -> tuple[subprocess.Popen[str], IO[str]]:
+    def begin(device: str, name: str, stderr: IO[str], limits: Limits) -> Process:
         begun.append(name)
         return sleeping_child()
 
-    monkeypatch.setattr(isolation, "_spawn", spawn)
+    monkeypatch.setattr(isolation, "_begin", begin)
     yield begun
     for child in list(isolation._LIVE):
         child.kill()
@@ -88,7 +88,8 @@ def test_a_call_after_an_interrupted_one_and_one_beside_it_are_left_alone(tmp_pa
     (child,) = isolation._LIVE
     with pytest.raises(KeyboardInterrupt), ended_together():
         raise KeyboardInterrupt
-    assert child.poll() is None, "it is somebody else's"
+    assert psutil.pid_exists(child.pid), "it is somebody else's"
+    assert psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE
     child.kill()
     other.join(SOON)
     assert "was killed by SIGKILL" in str(found[0]), "which may be tried again"

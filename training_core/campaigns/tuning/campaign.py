@@ -35,7 +35,7 @@ from training_core.campaigns.tuning.trials import Bench, Rounds
 from training_core.campaigns.tuning.warm_start import earlier_winners
 from training_core.config import canonical_json
 from training_core.errors import ConfigError
-from training_core.isolation import cool_down, device_kind
+from training_core.isolation import device_kind
 from training_core.jobs import Cohort, DatasetRef, Job, JobReport, Limits, OnEvent
 from training_core.seeding import derive_seed
 
@@ -124,12 +124,9 @@ class Tuner:
             about=self.about,
             epochs=run.training.epochs,
         )
-        try:
-            with study:
-                steps = self._in_batches if tuning.mode == "deterministic" else self._as_they_end
-                steps(study, launch, tell)
-        finally:
-            cool_down()
+        with study:
+            steps = self._in_batches if tuning.mode == "deterministic" else self._as_they_end
+            steps(study, launch, tell)
         return self._conclude(study, began)
 
     def _in_batches(self, study: Study, launch: Launch, tell: OnEvent) -> None:
