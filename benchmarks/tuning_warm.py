@@ -2,7 +2,8 @@
 
 `python benchmarks/tuning_warm.py` (three seeds of every pair). On every split a study is run cold, in a store of its
 own; its best trial is what there is to be reached. Then the same study again in a store that has a finished study of
-the same net on another split of the data, or on the other data sets named: those winners are tried after the default.
+the same net: on the very same rows (itself), on another split of the data, or on the other data sets named. Their
+winners are tried after the default.
 
 A trial has reached the best one when its loss on the rows that judge both is no more than one standard error higher
 (of the differences row by row). Both are held to that, the cold study too, which is often there before its best trial.
@@ -31,6 +32,7 @@ from training_core.jobs import DatasetRef, read_out_of_bag
 from training_core.schema import pattern_key
 
 FULL, QUICK = Scale(seeds=3, trials=40, epochs=20), Scale(seeds=1, trials=4, epochs=3)
+SAME_ROWS = "the same rows"
 OTHER_SPLIT = 100
 """Added to the seed of a study for that of the one it learns from."""
 
@@ -112,14 +114,16 @@ def lessons(options: Options, seed: int) -> dict[tuple[str, str], Pair]:
         for case in options.cases:
             cold = search(options, case, seed, place / f"cold-{case.name}", warm=False)
             wanted = cold.losses[cold.best]
-            for teacher in options.cases:
-                store = place / f"{case.name}-after-{teacher.name}"
-                shutil.copytree(place / f"before-{teacher.name}" / "studies", store / "studies")
+            teachers = {teacher.name: place / f"before-{teacher.name}" for teacher in options.cases}
+            for teacher, studies in {SAME_ROWS: place / f"cold-{case.name}", **teachers}.items():
+                store = place / f"{case.name}-after-{teacher}"
+                for study in (studies / "studies").iterdir():
+                    shutil.copytree(study, store / "studies" / f"{study.name}-before")
                 warm = search(options, case, seed, store, warm=True)
                 (cold_trials, _), (warm_trials, reached) = cold.trials_until(wanted), warm.trials_until(wanted)
                 warm_loss = float(warm.losses[warm.best].mean())
                 winners = sum(trial.enqueued == "warm start" for trial in warm.summary.trials)
-                found[case.name, teacher.name] = Pair(
+                found[case.name, teacher] = Pair(
                     seed, float(wanted.mean()), warm_loss, cold_trials, warm_trials, reached, winners
                 )
     return found

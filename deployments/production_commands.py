@@ -52,7 +52,7 @@ def up(
 
         def ready(addresses: "Addresses") -> None:
             if as_json:
-                print(addresses.model_dump_json(), flush=True)
+                print_json(addresses)
             _show_addresses(console, addresses)
 
         config = UpConfig(port=port, mlflow_port=mlflow_port, runs=runs)

@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -40,6 +41,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show library log
 
 DEFAULT_STORE = Path(".polychoir")
 
+_ANSWERS: list[IO[str]] = []
+"""The standard output of a command whose answer is one JSON object, while everything else goes to stderr."""
+
 
 class Terminated(BaseException):
     """Somebody asked this process to end (SIGTERM)."""
@@ -62,8 +66,38 @@ def terminated_shown() -> Iterator[None]:
 
 @contextmanager
 def errors_shown(as_json: bool, verbose: bool) -> Iterator[None]:
-    """Errors as users meet them: one line and exit code 2 for what they can mend, 1 for the rest."""
+    """Errors as users meet them: one line and exit code 2 for what they can mend, 1 for the rest.
+
+    With `as_json` stdout is kept for `print_json`: what libraries and their processes print there goes to stderr.
+    """
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    with _answer_alone() if as_json else nullcontext(), _errors_shown(as_json, verbose):
+        yield
+
+
+@contextmanager
+def _answer_alone() -> Iterator[None]:
+    """Keep stdout for the answer; where it is no file of the system (a notebook, a test) it stays as it is."""
+    try:
+        place, elsewhere = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError):
+        yield
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(place), "w") as answers:
+        os.dup2(elsewhere, place)
+        _ANSWERS.append(answers)
+        try:
+            yield
+        finally:
+            _ANSWERS.remove(answers)
+            sys.stdout.flush()
+            os.dup2(answers.fileno(), place)
+
+
+@contextmanager
+def _errors_shown(as_json: bool, verbose: bool) -> Iterator[None]:
+    """See `errors_shown`."""
     try:
         yield
     except PolychoirError as error:
@@ -100,7 +134,7 @@ def check_dataset(dataset: str, store: Path) -> None:
 def print_json(value: Config | Mapping[str, Any], **more: Any) -> None:
     """One JSON object on stdout: what is given, with further keys."""
     plain = json.loads(value.model_dump_json()) if isinstance(value, Config) else value
-    print(json.dumps({**plain, **more}))
+    print(json.dumps({**plain, **more}), file=_ANSWERS[-1] if _ANSWERS else sys.stdout, flush=True)
 
 
 def request_of(kind: type[Asked], given: Mapping[str, Any], sets: list[str] | None, where: str) -> Asked:
