@@ -10,6 +10,7 @@ from training_core.campaigns.tuning.report import write_report
 from training_core.campaigns.tuning.summary import StudySummary
 from training_core.campaigns.tuning.tuned_run import tuned_run
 from training_core.data.storage.store import Dataset
+from training_core.isolation import warm_up
 from training_core.jobs import DatasetRef, OnEvent
 
 
@@ -43,6 +44,8 @@ def tune(
         StorageError: the study cannot be written, or is damaged.
     """
     place = Path(store).resolve()
+    if processes:
+        warm_up()
     run, dataset = with_dataset(run_of(data, settings), data, place, target=target, name=name)
     return _tune(run, dataset, place, on_event, processes)
 
