@@ -6,6 +6,7 @@ socket. Its children end with it, and it ends with its owner, or when it has had
 
 import contextlib
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -218,6 +219,7 @@ def tend(channel: socket.socket, work: Callable[[], int]) -> int:
     """
     owner = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what is loaded stays: children need not copy its pages to collect garbage
     channel.send(b"ready")
     children: dict[int, tuple[int, int]] = {}  # handle: number, and pipe for the exit code
     needed = time.monotonic()
