@@ -14,7 +14,6 @@ that the full ensemble is better, two-sided corrected resampled t-test (Nadeau &
 import argparse
 import json
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality_cases import TEST_SHARE, Case, bundled_cases, cases_in
+from quality_cases import TEST_SHARE, Case, bundled_cases, cases_in, cpu_seconds
 from quality_rivals import Predict, train_autogluon, train_rivals
 from rich.console import Console
 from rich.table import Table
@@ -157,12 +156,6 @@ def compare(case: Case, seed: int, folder: Path, given: argparse.Namespace) -> d
 
 def asked(exam: Exam, predict: Predict) -> dict[str, float]:
     return exam.judge([predict(samples) for samples in exam.conditions])
-
-
-def cpu_seconds() -> float:
-    """Of this process and of those it waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def tabulate(case: str, rows: dict[str, list[dict[str, float]]]) -> Table:

@@ -1,11 +1,13 @@
 """Data sets for the comparison of quality: bundled ones, made-up ones, and any folder of sources."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import yaml
 
 from training_core.data.ingestion.digits import write_digits_source
@@ -116,3 +118,14 @@ def mixed(seed: int) -> SyntheticConfig:
             SyntheticModality(name="note", kind="text", strength=1.4, size=12, missing=0.2),
         ),
     )
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all that it and its children began, those that have ended included."""
+    this = psutil.Process()
+    used = 0.0
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used += times.user + times.system + times.children_user + times.children_system
+    return used

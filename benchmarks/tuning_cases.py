@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,12 +98,6 @@ def options_of(parser: argparse.ArgumentParser, full: Scale, quick: Scale) -> Op
 def prepared(case: Case, folder: Path, seed: int) -> DatasetRef:
     """The data set of a case with the split of a seed, in the store `folder`."""
     return resolve_dataset(str(case.write(folder / f"source-{case.name}-{seed}", seed)), folder)
-
-
-def cpu_seconds() -> float:
-    """Of this process and of those it waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def today() -> str:

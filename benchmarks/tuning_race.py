@@ -6,7 +6,8 @@
 Both tune the same net with the same space of numbers (learning rate, weight decay, batch size, clipping, label
 smoothing and the net's own section; optimiser, schedule and averages stay as they are, so that a bare loop need not
 have them), on the same training rows, stopped by the same ones, and begin with the default settings. Everything counts:
-processes that start, rows that are encoded. A trial counts when the search knew of it before its seconds were over.
+processes that start, rows that are encoded. Polychoir tells of each trial as it ends (`mode: throughput`), as the bare
+loop does. A trial counts when the search knew of it before its seconds were over.
 The loss is that of the best trial on rows it was neither trained on nor stopped by, which choose it: it says who
 searched better, not how good the net is. A seed is another split, and other draws. The two take turns at going first.
 CPU seconds say what the machine gave each: where they differ, others were on it.
@@ -24,11 +25,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from quality_cases import Case
+from quality_cases import Case, cpu_seconds
 from rich.console import Console
 from rich.table import Table
 from tuning_bare_loop import ENDLESS, Ended, tune_bare
-from tuning_cases import Options, Scale, command_line, cpu_seconds, mean_and_error, options_of, prepared, today
+from tuning_cases import Options, Scale, command_line, mean_and_error, options_of, prepared, today
 
 import training_core as pc
 from training_core.campaigns.run_config import RunConfig
@@ -102,7 +103,7 @@ def race(options: Options, case: Case, seconds: float) -> dict[str, list[Raced]]
             run = options.run(
                 dataset,
                 seed,
-                {"seconds": seconds, "fields": (*FIELDS, options.learner)},
+                {"seconds": seconds, "mode": "throughput", "fields": (*FIELDS, options.learner)},
                 training={"modality_dropout": 0.0, "checkpoint_seconds": 0.0},
             )
             for name in (OURS, BARE) if seed % 2 == 0 else (BARE, OURS):
