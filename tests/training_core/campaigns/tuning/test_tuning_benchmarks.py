@@ -90,12 +90,13 @@ def test_fronts_are_measured_in_units_of_the_default_and_a_limit_is_kept(
 def test_a_warm_study_is_held_to_the_best_of_the_cold_one(tmp_path: Path, sources: tuple[Path, Path]) -> None:
     found = figures(tmp_path, "tuning_warm", "--source", sources[0], "--source", sources[1])["pairs"]
     assert set(found) == {
-        "classes after classes",
-        "classes after numbers",
-        "numbers after numbers",
-        "numbers after classes",
+        f"{case} after {before}"
+        for case in ("classes", "numbers")
+        for before in ("the same rows", "classes", "numbers")
     }
     for (pair,) in found.values():
         assert 1 <= pair["cold"] <= 4 and 1 <= pair["warm"] <= 4
         assert pair["winners"] >= 1
         assert pair["reached"] or pair["warm_loss"] > pair["cold_loss"]
+    for case in ("classes", "numbers"):  # whose winners are as good as they were
+        assert found[f"{case} after the same rows"][0]["reached"]
