@@ -4,6 +4,8 @@ They listen on this machine only, keep all they know in the store, and stop with
 command that runs on the same store meanwhile uses this server in place of an embedded one.
 """
 
+import base64
+import errno
 import os
 import signal
 import socket
@@ -20,10 +22,10 @@ from typing import Any
 
 from deployments.catalogue import POOL, RUN_SETTINGS
 from deployments.processes import MARK, Child, end_in_turn, guarded
-from flows.embedded_server import in_place_of_embedded_server, keep_login, lay_out_database
-from training_core.artifacts import exclusive, private_folder, write_text_atomically
+from flows.embedded_server import in_place_of_embedded_server, keep_login, lay_out_database, login_of
+from training_core.artifacts import exclusive, machine_cache, private_folder, write_text_atomically
 from training_core.config import Config
-from training_core.errors import ConfigError, TransientError
+from training_core.errors import ConfigError, StorageError, TransientError
 from training_core.quantities import PositiveInt
 from training_core.tracking.database import tracking_uri
 
@@ -86,11 +88,12 @@ def up(
         raise ConfigError(f"PREFECT_API_URL names the server {named}; unset it to bring up one of the store's own")
     private_folder(store)
     home = store / "prefect"
-    with _alone(home), _asked_to_stop() as stop:
+    with _alone(home), _asked_to_stop() as stop, ExitStack() as held:
+        pages = tracking_server(store)
         addresses = Addresses(
-            prefect=f"http://{HOST}:{_port(config.port, PREFECT_PORT, 'port')}",
+            prefect=f"http://{HOST}:{_port(config.port, PREFECT_PORT, 'port', held)}",
             login=str(home.absolute() / "login"),
-            mlflow=tracking_server(store) or f"http://{HOST}:{_port(config.mlflow_port, MLFLOW_PORT, 'mlflow-port')}",
+            mlflow=pages or f"http://{HOST}:{_port(config.mlflow_port, MLFLOW_PORT, 'mlflow-port', held)}",
             pid=os.getpid(),
         )
         mark = uuid.uuid4().hex
@@ -185,7 +188,8 @@ def _start(
         lay_out_database(store / "prefect")
         server.start()
         MLflowTracker(store).connect()  # makes the database of a new store while the server starts
-        _wait(server, lambda: _answers(f"{api}/health"), stop)
+        login = login_of(store / "prefect")  # no other server knows it, should one have taken the port meanwhile
+        _wait(server, lambda: _answers(f"{api}/admin/version", login), stop)
         if not stop.is_set():
             announce(api)
     if stop.is_set():
@@ -296,8 +300,8 @@ def _asked_to_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _port(wanted: int | None, usual: int, option: str) -> int:
-    """The port that was asked for, else the usual one, else a free one.
+def _port(wanted: int | None, usual: int, option: str, held: ExitStack) -> int:
+    """The port that was asked for, else the usual one, else a free one; no other `up` is given it while it is `held`.
 
     Raises:
         ConfigError: the port that was asked for is taken.
@@ -307,7 +311,9 @@ def _port(wanted: int | None, usual: int, option: str) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
-                return probe.getsockname()[1]
+                found = probe.getsockname()[1]
+                _hold(found, held)
+                return found
             except OSError as error:
                 if wanted:
                     raise ConfigError(
@@ -316,13 +322,29 @@ def _port(wanted: int | None, usual: int, option: str) -> int:
     raise TransientError(f"no port is free on {HOST}")
 
 
+def _hold(port: int, held: ExitStack) -> None:
+    """Keep a port from every other `up` of this user: what is to listen there begins to seconds after it was chosen.
+
+    Raises:
+        OSError: another one holds it.
+    """
+    try:
+        held.enter_context(exclusive(machine_cache() / "ports" / f"{port}.lock", wait=False))
+    except TransientError:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
+    except StorageError:
+        pass  # without a cache folder the second of two that start together says that its server did not start
+
+
 def _port_of(address: str) -> str:
     return address.rpartition(":")[2]
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, login: str = "") -> bool:
+    """Whether something is there that lets one in, with this `user:password` where one is given."""
+    headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -1,10 +1,14 @@
 """Programs that are kept up, and that leave nothing behind."""
 
+import base64
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -12,7 +16,7 @@ import pytest
 
 from deployments import processes
 from deployments.processes import MARK, Child, end_in_turn, end_marked, marked, rotate
-from deployments.up import Addresses, UpConfig, _children, _port, settings, tracking_server, up
+from deployments.up import Addresses, UpConfig, _answers, _children, _port, settings, tracking_server, up
 from training_core.artifacts import exclusive
 from training_core.errors import ConfigError
 
@@ -223,10 +227,39 @@ def test_up_does_not_compete_with_another_server(tmp_path: Path, monkeypatch: py
 def test_a_port_that_was_asked_for_is_never_replaced() -> None:
     import socket
 
-    with socket.socket() as taken:
+    with socket.socket() as taken, ExitStack() as held:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"--port {port}"):
-            _port(port, 4200, "port")
-        assert _port(None, port, "port") != port
+            _port(port, 4200, "port", held)
+        assert _port(None, port, "port", held) != port
+
+
+def test_two_stores_that_come_up_together_get_ports_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ExitStack() as second:
+        with ExitStack() as first:
+            port = _port(None, 0, "port", first)  # nothing listens there yet
+            assert _port(None, port, "port", second) != port
+            with pytest.raises(ConfigError, match=f"--port {port}: address already in use"):
+                _port(port, 4200, "port", second)
+        assert _port(None, port, "port", second) == port
+
+
+def test_a_server_of_somebody_else_is_not_taken_for_ones_own() -> None:
+    class Guarded(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            mine = self.headers["Authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
+            self.send_response(200 if mine or self.path == "/api/health" else 401)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        assert _answers(f"{url}/health")
+        assert _answers(f"{url}/admin/version", "me:secret")
+        assert not _answers(f"{url}/admin/version", "you:other")
+        server.shutdown()
