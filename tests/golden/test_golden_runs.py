@@ -22,9 +22,9 @@ from training_core.objectives.denoising import OBJECTIVES, DenoisingConfig
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-6
-OTHER_ARITHMETIC = 1e-4
+OTHER_ARITHMETIC = 2e-3
 """Relative, where torch adds in another order than when the table was written: a wider vector unit, another version.
-Between AVX2 and no vector unit at all the tables differ by 2e-6 at most."""
+Steps amplify a last digit: between AVX2 and AVX-512 the table of the denoised net differs by 2.5e-4, the others less."""
 SHOWN = ("training/loss", "training/gradient_norm", "validation/loss")
 
 WORLD = SyntheticConfig(
