@@ -8,7 +8,8 @@ modality at least always there; differences are to the first setting, with the s
 intervals: the plain one of Student's t, which takes splits of one data set for independent, and for such splits the one
 corrected for the rows they share (Nadeau & Bengio 2003). `--settings` names others, such as each objective apart.
 `--ensembles balanced` trains whole ensembles of a preset instead, `--kinds fusion_net` with learners of such kinds
-alone.
+alone. Settings named `off, input noise …` and the like add a regulariser of nets to the first one; `--train-rows` says
+from how few rows is learned.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ def denoised(*objectives: str, net: Mapping[str, Any] | None = None, **settings:
     return {"training": {}, "denoising": learned, "fusion_net": {"width": 32, **(net or {})}}
 
 
+def regularised(**training: float) -> dict[str, Any]:
+    """A setting without denoising, and with regularisers of nets."""
+    usual = without()
+    return {**usual, "training": {**usual["training"], **training}}
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "off": without(),
     "off, no dropout": without(dropout=0.0),
@@ -78,6 +85,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "views, all five .1, adaptive": denoised(*OBJECTIVES, strategy="adaptive"),
     "off, filled": without(fill_missing=True),
     "on, filled": denoised(net={"fill_missing": True}),
+    "off, input noise .1": regularised(input_noise=0.1),
+    "off, input noise .3": regularised(input_noise=0.3),
+    "off, feature dropout .1": regularised(feature_dropout=0.1),
+    "off, feature dropout .3": regularised(feature_dropout=0.3),
+    "off, mixup .2": regularised(mixup=0.2),
+    "off, mixup 1": regularised(mixup=1.0),
+    "off, noise, features, mixup": regularised(input_noise=0.1, feature_dropout=0.1, mixup=0.2),
 }
 SHOWN = ("off", "off, no dropout", "off, hiding as denoising does", "on", "views alone", "consistency alone")
 """What is trained unless other settings are asked for."""
@@ -276,12 +290,14 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=list(SHOWN), choices=list(SETTINGS))
     parser.add_argument("--ensembles", choices=list(PRESETS), help="whole ensembles of a preset, not fusion nets")
     parser.add_argument("--kinds", nargs="*", default=[], help="the kinds of learners in them; all by default")
+    parser.add_argument("--train-rows", type=int, default=World.num_train, help="rows that fusion nets learn from")
     parser.add_argument("--own", type=json.loads, default={}, help="further settings as JSON, by name")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     store = Path(tempfile.mkdtemp(prefix="denoising-"))
     worlds = [halves(store) if name == "halves" else made_up(name, store) for name in asked.worlds]
     worlds += [given(source, store) for source in asked.source]
+    worlds = [replace(world, num_train=asked.train_rows) for world in worlds]
     settings = {**{name: SETTINGS[name] for name in asked.settings}, **asked.own}
     kinds = {"include": asked.kinds} if asked.kinds else {}
     for world in worlds:

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 TOLERANCE = 1e-6
 OTHER_ARITHMETIC = 2e-3
 """Relative, where torch adds in another order than when the table was written: a wider vector unit, another version.
-Steps amplify a last digit: between AVX2 and AVX-512 the table of the denoised net differs by 2.5e-4, the others less."""
+Steps amplify a last digit: between AVX2 and AVX-512 the denoised net differs by 2.5e-4, the others by less."""
 SHOWN = ("training/loss", "training/gradient_norm", "validation/loss")
 
 WORLD = SyntheticConfig(

@@ -36,6 +36,7 @@ from training_core.data.ingestion.ingest import prepare_dataset
 from training_core.data.splitting.bags import Bag, without_fold
 from training_core.data.storage.store import Dataset, DatasetStore
 from training_core.engine.alone import build_objectives, class_weights
+from training_core.engine.soft_targets import require_mixable
 from training_core.engine.training import TrainingConfig
 from training_core.errors import ConfigError, GateError
 from training_core.isolation import device_kind, gpu_names
@@ -143,8 +144,10 @@ def plan_training(run: RunConfig, ref: DatasetRef, bags: Sequence[Bag]) -> Plan:
     cover: tuple[str, ...] = ()
     if run.budget.seconds or run.budget.learners:
         choices, cover = with_cover(choices, bags, spec, num_rows, run)
-    if any(choice.learner.family == "net" for choice in choices):
+    if of_nets := {choice.bag for choice in choices if choice.learner.family == "net"}:
         _check_training(run.training, dataset)
+        for modalities in {bag.modalities: None for bag in bags if bag.name in of_nets}:
+            require_mixable(spec.select(modalities), run.training)
     plan = plan_jobs(run, ref, bags, choices, cover)
     return plan.model_copy(update={"left_out": {**too_large(bags, spec, num_rows, run), **plan.left_out}})
 

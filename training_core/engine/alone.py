@@ -17,6 +17,7 @@ from training_core.engine.denoising import DenoisingWeights
 from training_core.engine.hooks import ProgressHook, Validation
 from training_core.engine.loop import History, Hook, Snapshot, fit
 from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
+from training_core.engine.soft_targets import loss_of_mixed
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.engine.updates.averaging import KeepAverage, WeightAverage
@@ -128,6 +129,15 @@ def class_weights(task: TaskSpec, training: TrainingConfig, target: np.ndarray) 
     return None if training.class_weights == "none" else balanced_class_weights(task, target)
 
 
+def row_weights(prepared: PreparedLearner, target: np.ndarray | None) -> np.ndarray | None:
+    """What rows of these targets count by the weights of their classes, float [N]; None: all alike."""
+    own = prepared.rows.target()
+    if own is None or target is None:
+        return None
+    weights = class_weights(prepared.preprocessor.spec.task, prepared.training, own)
+    return None if weights is None else np.asarray(weights)[target.astype(np.int64)]
+
+
 def going_on(checkpoints: Path | None, training: TrainingConfig, device: str) -> tuple[Snapshot | None, list[Hook]]:
     """What an interrupted training goes on from, if there is anything, and the hook, to be last, that keeps such."""
     if checkpoints is None or not training.checkpoint_seconds:
@@ -145,8 +155,10 @@ def _fit_net(
     target = prepared.rows.target()
     weights = None if target is None else class_weights(encoding.spec.task, training, target)
     denoising = prepared.denoising
-    objective, judge = build_objectives(encoding.spec.task, training, weights, denoising is not None)
-    stream = open_stream(prepared.rows, encoding, prepared.batching, device)
+    mixed = loss_of_mixed(encoding.spec.task, training) if training.mixup else None
+    objective, judge = build_objectives(encoding.spec.task, training, weights, denoising is not None, mixed)
+    of_rows = None if mixed is None else row_weights(prepared, target)
+    stream = open_stream(prepared.rows, encoding, prepared.batching, device, weight=of_rows)
     schedule = training_schedule(training, prepared.num_batches)
     average = WeightAverage(training.ema_decay) if training.ema_decay > 0 else None
     update = build_update(training, objective, schedule, average)

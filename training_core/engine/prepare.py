@@ -10,8 +10,10 @@ from torch import nn
 from training_core.config import canonical_json
 from training_core.data.preprocessing import Preprocessor
 from training_core.data.streams.batching import Batching
+from training_core.data.streams.perturbation import Perturbation
 from training_core.data.views import RowSource
 from training_core.engine.hooks import OnEpoch
+from training_core.engine.soft_targets import require_mixable
 from training_core.engine.trained import TrainedLearner
 from training_core.engine.training import TrainingConfig
 from training_core.errors import DataError
@@ -101,7 +103,14 @@ class PreparedLearner:
             modality_dropout=self.training.modality_dropout,
             dropout_schedule=self.training.modality_dropout_schedule,
             notes_presence=self.denoising is not None,
+            perturbation=self.perturbation if self.perturbation.changes else None,
         )
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """How its rows are changed in training."""
+        training = self.training
+        return Perturbation.of(self.preprocessor, training.mixup, training.feature_dropout, training.input_noise)
 
     @property
     def num_batches(self) -> int:
@@ -139,7 +148,7 @@ def prepare(request: LearnerRequest) -> PreparedLearner:
 
     Raises:
         DataError: no training row has any of the modalities.
-        ConfigError: the learner does not take this kind of data.
+        ConfigError: the learner does not take this kind of data, or its rows cannot be mixed as the settings ask.
     """
     spec, features, config = request.spec, request.used_features, request.config
     rows = _rows_with_any(request.train, spec, features)
@@ -148,6 +157,8 @@ def prepare(request: LearnerRequest) -> PreparedLearner:
     preprocessor = Preprocessor.fit(rows, spec.select(spec.names, features), config.text_input)
     model = config.build(preprocessor.spec, request.seed)
     is_net = isinstance(model, nn.Module)
+    if is_net:
+        require_mixable(preprocessor.spec, request.training)
     drops = is_net and config.meets_missing and len(spec.modalities) > 1
     judged = request.validation if is_net else None
     why_not = why_not_denoised(model, preprocessor.spec, request.denoising)

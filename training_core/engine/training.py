@@ -73,6 +73,15 @@ class TrainingConfig(Config):
     """balanced: a class counts in inverse proportion to its frequency among the training rows."""
     label_smoothing: Annotated[Rate, SearchRange(0.0, 0.2), SearchOn(tasks=("classification", "multilabel"))] = 0.0
     """Share of a label's probability that is spread over all classes."""
+    input_noise: Annotated[NonNegativeFloat, SearchRange(0.0, 0.5)] = 0.0
+    """Standard deviation of the noise that nets meet on numbers in training (of images, vectors, sequences and numeric
+    columns), in standard deviations of each feature. What is missing stays missing."""
+    feature_dropout: Annotated[Rate, SearchRange(0.0, 0.5), SearchOn(modality_kinds=("vector", "tabular"))] = 0.0
+    """Probability that a net does not see a feature of a sample in a step: a cell of a table is missing then, a number
+    of a vector is its mean. Images, sequences and text have none that could be hidden one by one."""
+    mixup: NonNegativeFloat = 0.0
+    """Above 0: nets learn from rows mixed in pairs, answers too, by a share drawn from Beta(mixup, mixup). Not for
+    text, categories, or losses without a form for mixed answers."""
     patience: PositiveInt = 15
     """Epochs without a better validation loss after which training stops; the best weights are kept."""
     patience_steps: PositiveInt = 2000

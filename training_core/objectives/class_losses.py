@@ -72,14 +72,24 @@ class ClassificationLoss(PerSampleLoss):
 
 @dataclass(frozen=True, eq=False)
 class ClassSharesLoss(PerSampleLoss):
-    """Cross-entropy of logits [B, C] with how much of a sample is of each class, float [B, C], rows of sum 1."""
+    """Cross-entropy of logits [B, C] with how much of a sample is of each class, float [B, C], rows of sum 1.
+
+    Raises:
+        ConfigError: a setting is out of bounds.
+    """
 
     name: ClassVar[str] = "cross_entropy"
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"classification"})
 
+    label_smoothing: float = 0.0
+    """Share of the target, in [0, 1), that is spread evenly over all classes."""
+
+    def __post_init__(self) -> None:
+        checked_smoothing(self.label_smoothing)
+
     def losses(self, logits: Tensor, labels: Tensor, inputs: LossInputs | None = None) -> Tensor:
         """Cross-entropy [B]."""
-        return functional.cross_entropy(logits, labels, reduction="none")
+        return cross_entropy(logits, labels, self.label_smoothing)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Class probabilities [B, C]."""

@@ -112,6 +112,8 @@ def test_nets_that_may_not_be_stacked_are_dealt_out_one_by_one(store: Path, sour
         ({"loss": "nonsense"}, "unknown loss 'nonsense'"),
         ({"loss": "huber"}, "huber"),
         ({"loss": "only here"}, "'only here' is registered in this process only"),
+        ({"mixup": 0.2}, "`training.mixup` is 0.2, and "),
+        ({"mixup": 0.2, "loss": "focal"}, "`training.mixup` is 0.2, and "),
     ],
 )
 def test_settings_by_which_no_net_could_be_trained_are_refused_before_any_is(

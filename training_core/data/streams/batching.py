@@ -1,13 +1,14 @@
 """How rows become batches, epoch after epoch: their order, their cut, and where a stream stands in them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from training_core.data.streams.perturbation import Perturbation, PerturbedEpoch
 from training_core.errors import DataError
 from training_core.schema import Batch
 from training_core.seeding import torch_generator
@@ -39,6 +40,8 @@ class Batching:
     """How that probability depends on the sample and the epoch, of which it is the highest; see `DropoutSchedule`."""
     notes_presence: bool = False
     """Batches say in `present` what a sample has, beside what of it is shown."""
+    perturbation: Perturbation | None = None
+    """How the rows of a batch are changed; None: not at all."""
     rank: int = 0
     """Which of `world_size` processes this is; each gets its own share of the rows of every epoch."""
     world_size: int = 1
@@ -92,9 +95,14 @@ class Batching:
             rate = rate * torch.rand(len(available), 1, generator=source).to(available.device)
         return drop_modalities(available, rate, draw.to(available.device))
 
+    @property
+    def reads_presence(self) -> bool:
+        """Whether a stream has to know what is really there: batches say so, or rows are mixed by it."""
+        return self.notes_presence or (self.perturbation is not None and self.perturbation.mixes)
+
     def noting_presence(self, data: Batch) -> Batch:
         """The rows of a stream, with what is really there beside what may be hidden, where that is asked for."""
-        return replace(data, present=data.available) if self.notes_presence else data
+        return replace(data, present=data.available) if self.reads_presence else data
 
     def generator(self, name: str, epoch: int, *numbers: int) -> torch.Generator:
         """The generator of that name for an epoch. On the CPU whatever the device, so that all devices draw alike."""
@@ -104,8 +112,8 @@ class Batching:
 class EpochStream(ABC):
     """What streams of a known number of rows share: each iteration is one epoch, and the position can be kept.
 
-    The order of an epoch, and what modality dropout hides in it, depend on the seed and the number of the epoch only,
-    never on what was drawn before, and are the same on every device.
+    The order of an epoch, what modality dropout hides in it and how its rows are perturbed depend on the seed and the
+    number of the epoch only, never on what was drawn before, and are the same on every device.
     `state_dict` counts the batches that were handed out, so loading it goes on with the first one that was not.
     The tensors of a batch are valid until the next batch is asked for; `Batch.clone` keeps them.
     """
@@ -137,9 +145,10 @@ class EpochStream(ABC):
             self._epoch, self._position = self._epoch + 1, 0
         first, self._first = self._first, 0
         self._position = first
+        perturbed = self._perturbed(self._epoch)
         for batch in self._batches(self._epoch, first):
-            self._position += 1
-            yield batch
+            number, self._position = self._position, self._position + 1
+            yield batch if perturbed is None else perturbed(batch, number)
         self._epoch, self._position = self._epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
@@ -154,6 +163,10 @@ class EpochStream(ABC):
         self._epoch = int(state["epoch"])
         self._first = self._position = int(state["position"])
 
+    def _perturbed(self, epoch: int) -> PerturbedEpoch | None:
+        """What changes the batches of an epoch; None where nothing does."""
+        return perturbed_epoch([self.batching], [self.num_rows], epoch)
+
     @abstractmethod
     def describe(self) -> str:
         """Where the rows come from and how well they are shuffled, as a sentence."""
@@ -161,6 +174,23 @@ class EpochStream(ABC):
     @abstractmethod
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch, from number `first` on."""
+
+
+def perturbed_epoch(batchings: Sequence[Batching], num_rows: Sequence[int], epoch: int) -> PerturbedEpoch | None:
+    """What changes the batches of an epoch of learners with so many rows each; None where nothing does.
+
+    Either all of `batchings` have a perturbation, maybe one that changes nothing, or none.
+    """
+    found = [batching.perturbation for batching in batchings]
+    perturbations = [perturbation for perturbation in found if perturbation is not None]
+    if not perturbations:
+        return None
+    assert len(perturbations) == len(batchings), "learners of a stack all have a perturbation, or none has"
+    drawn = [
+        perturbation.drawn(batching.seed, batching.rank, epoch, batching.share(number), batching.batch_size)
+        for perturbation, batching, number in zip(perturbations, batchings, num_rows, strict=True)
+    ]
+    return PerturbedEpoch(perturbations, drawn, batchings[0].notes_presence)
 
 
 def drop_modalities(available: Tensor, rate: float | Tensor, draw: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class ChunkStream(EpochStream):
             available=self._available,
             target=self._side.target,
             weight=self._side.weight,
-            present=self._available if batching.notes_presence else None,
+            present=self._available if batching.reads_presence else None,
         )
         self._pinned = torch.device(device).type == "cuda"
         self._buffers = BatchBuffers(like, min(batching.batch_size, self.num_rows), torch.device(device))
@@ -159,7 +159,7 @@ class ChunkStream(EpochStream):
         windows = self._plan.windows(batching, epoch, first * batching.batch_size)
         filled = filled_ahead(windows, self._ring, self._tasks, self._num_threads)
         try:
-            present = self._available if batching.notes_presence else None
+            present = self._available if batching.reads_presence else None
             small = [shown, self._side.target, self._side.weight, present]
             reading = _WindowRows(filled, [values.numpy() for values in small if values is not None])
             for number in range(first, len(self)):

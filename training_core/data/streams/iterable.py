@@ -49,8 +49,10 @@ class IterableStream(Generic[Item]):
             buffer_rows: items of the shuffle buffer.
 
         Raises:
-            DataError: `items` can be read only once.
+            DataError: `items` can be read only once, or a perturbation is asked for.
         """
+        if batching.perturbation is not None:
+            raise DataError("items that are read in passing are not perturbed; give rows, or collate them changed")
         if not callable(items) and iter(items) is items:
             raise DataError(
                 f"a {type(items).__name__} can be read only once, and every epoch reads from the start; "

@@ -12,10 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_GOLDEN = 0x9E3779B97F4A7C15
-"""2⁶⁴ over the golden ratio: its multiples are spread evenly (Steele et al. 2014, doi:10.1145/2660193.2660195)."""
-_NUM_LEVELS = 2**16
-"""Of a draw: rates are kept to within a 130,000th."""
+from training_core.data.streams.draws import GOLDEN, as_keys, hashed, limits, mixed, places
 
 
 class OwnDropout(nn.Module):
@@ -37,7 +34,7 @@ class OwnDropout(nn.Module):
         if not self.training:
             return values
         number = values.numel()
-        draws = _hashed(_places(-(-number // 2), values.device) + self.key)
+        draws = hashed(places(-(-number // 2), values.device) + self.key)
         draws = draws.view(torch.int16)[:number].view(values.shape)  # two draws of 16 bits from each hash of 32
         scale = self.scale.to(values.dtype)
         return values * torch.where(draws <= self.limit, scale, torch.zeros_like(scale))
@@ -64,10 +61,8 @@ class DropoutDraws:
         for path, rates in self._rates.items():
             template.set_submodule(path, OwnDropout().train(template.training))
             kept = 1 - torch.tensor(rates, dtype=torch.float64)
-            # The lowest draw is minus half the levels; where nothing is dropped the limit is the highest there is.
-            limit = (kept * _NUM_LEVELS).round() - (_NUM_LEVELS // 2 + 1)
             buffers[f"{path}.key"] = torch.zeros(len(rates), dtype=torch.int32, device=device)
-            buffers[f"{path}.limit"] = limit.to(device, torch.int16)
+            buffers[f"{path}.limit"] = limits(kept).to(device)
             buffers[f"{path}.scale"] = (1 / kept).to(device, self._dtype)
         return buffers
 
@@ -75,11 +70,10 @@ class DropoutDraws:
         """Set what is dropped in the step after so many updates of each learner; in place, nothing is waited for."""
         if not self._rates:
             return
-        streams = self.seeds.numpy().view(np.uint64) + np.array(num_updates, np.uint64) * np.uint64(_GOLDEN)
-        places = np.arange(1, len(self._rates) + 1, dtype=np.uint64)
-        keys = _mixed(_mixed(streams) + places[:, None] * np.uint64(_GOLDEN))  # [place, K]
-        drawn = torch.from_numpy((keys >> np.uint64(32)).astype(np.uint32).view(np.int32))
-        drawn = drawn.to(next(iter(buffers.values())).device, non_blocking=True)
+        streams = self.seeds.numpy().view(np.uint64) + np.array(num_updates, np.uint64) * np.uint64(GOLDEN)
+        numbers = np.arange(1, len(self._rates) + 1, dtype=np.uint64)
+        keys = mixed(mixed(streams) + numbers[:, None] * np.uint64(GOLDEN))  # [place, K]
+        drawn = as_keys(keys).to(next(iter(buffers.values())).device, non_blocking=True)
         for path, own in zip(self._rates, drawn, strict=True):
             buffers[f"{path}.key"].copy_(own)
 
@@ -91,26 +85,3 @@ class DropoutDraws:
 def _rate(module: nn.Module) -> float:
     assert isinstance(module, nn.Dropout), "nets of one architecture have their dropout in the same places"
     return module.p
-
-
-def _places(number: int, device: torch.device) -> Tensor:
-    """Where each draw begins, int32 [number]: a constant of a program."""
-    places = torch.arange(number, device=device) * (_GOLDEN >> 32) & 0xFFFFFFFF
-    return (places - (places >> 31 << 32)).to(torch.int32)
-
-
-def _hashed(values: Tensor) -> Tensor:
-    """A hash of int32 values: two rounds of shift and product, with the factors of lowbias32.
-
-    They are from https://github.com/skeeto/hash-prospector. int32 is what torch multiplies fastest on a CPU. Its shifts
-    keep the sign, so that two values share a hash; a last shift would leave the sign bit always 0 and is left out.
-    """
-    values = (values ^ (values >> 16)) * 0x21F0AAAD
-    return (values ^ (values >> 15)) * 0x735A2D97
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al. 2014), uint64."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from training_core.config import canonical_json
-from training_core.engine.cohort.smoothing import loss_of_smoothed
 from training_core.engine.cohort.stream import memory_budget, memory_needed
 from training_core.engine.prepare import LearnerRequest, PreparedLearner
+from training_core.engine.soft_targets import loss_of_shares
 from training_core.engine.training import TrainingConfig
 from training_core.learners import LearnerConfig
 from training_core.objectives.denoising import DenoisingConfig
@@ -18,7 +18,7 @@ _FEWEST_BATCHES = 0.75
 _OWN_SETTINGS = {
     "lr", "weight_decay", "clip_norm", "schedule", "warmup_epochs", "patience", "patience_steps", "validation_fraction",
     "modality_dropout", "modality_dropout_schedule", "label_smoothing", "class_weights", "ema_decay", "stacking",
-    "checkpoint_seconds",
+    "checkpoint_seconds", "input_noise", "feature_dropout", "mixup",
 }  # fmt: skip
 """Settings of training that each learner of a stack may have its own of: of these the weights of classes where they
 weigh rows, and smoothing where the loss has a form for smoothed targets."""
@@ -96,7 +96,7 @@ def _key(learner: PreparedLearner) -> str:
     training, task = learner.training, learner.preprocessor.spec.task
     shared = shared_in_stack(learner.request.config, training, learner.denoising)
     weights = None if task.kind == "classification" else training.class_weights
-    smoothing = None if loss_of_smoothed(task, training.loss) is not None else training.label_smoothing
+    smoothing = None if loss_of_shares(task, training.loss) is not None else training.label_smoothing
     return canonical_json([learner.architecture, shared, learner.judged is None, weights, smoothing])
 
 

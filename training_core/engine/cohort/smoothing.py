@@ -5,9 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from training_core.errors import ConfigError
-from training_core.objectives import ClassificationLoss, Loss, LossStrategy, MultilabelLoss, Objective, resolve_loss
-from training_core.objectives.class_losses import ClassSharesLoss
+from training_core.objectives import Loss, Objective
 from training_core.objectives.losses import smoothed_labels
 from training_core.schema import Batch, TaskSpec
 
@@ -18,7 +16,7 @@ SMOOTHING = "label_smoothing"
 class OwnSmoothing:
     """An objective whose targets are moved, by the share of the learner that is asked, before it judges by them.
 
-    The objective is one of the loss that `loss_of_smoothed` gives: then all is as with `label_smoothing` in the loss.
+    The objective is one of the loss that `loss_of_shares` gives: then all is as with `label_smoothing` in the loss.
     """
 
     def __init__(self, objective: Objective, task: TaskSpec) -> None:
@@ -32,18 +30,10 @@ class OwnSmoothing:
         return self.objective(model, replace(batch, target=_moved(target, share, self.num_classes)))
 
 
-def loss_of_smoothed(task: TaskSpec, loss: str) -> LossStrategy | None:
-    """The loss that does with smoothed targets what the loss of the settings does with smoothing; None: none does."""
-    alike: dict[type, LossStrategy] = {ClassificationLoss: ClassSharesLoss(), MultilabelLoss: MultilabelLoss()}
-    try:
-        return alike.get(type(resolve_loss(task, loss)))
-    except ConfigError:  # whoever trains with it says what is wrong
-        return None
-
-
 def _moved(target: Tensor, share: Tensor, num_classes: int | None) -> Tensor:
-    """Labels [B, L] moved towards one half; class codes [B] as the share of each class, [B, C]."""
+    """Labels [B, L] moved towards one half; class codes [B], or shares of classes, as the share of each, [B, C]."""
     if num_classes is None:
         return smoothed_labels(target.to(share.dtype), share)
-    one_hot = (target.unsqueeze(-1) == torch.arange(num_classes, device=target.device)).to(share.dtype)
-    return (1 - share) * one_hot + share / num_classes
+    if not target.is_floating_point():
+        target = (target.unsqueeze(-1) == torch.arange(num_classes, device=target.device)).to(share.dtype)
+    return (1 - share) * target + share / num_classes

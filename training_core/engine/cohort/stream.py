@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from training_core.data.preprocessing import Preprocessor
-from training_core.data.streams.batching import Batching, EpochStream
+from training_core.data.streams.batching import Batching, EpochStream, perturbed_epoch
 from training_core.data.streams.choice import total_memory
 from training_core.data.streams.encoded import encode_to_memory, encoded_bytes
 from training_core.data.streams.memory import BatchBuffers
+from training_core.data.streams.perturbation import PerturbedEpoch
 from training_core.data.views import RowSource
 from training_core.engine.cohort.batches import CohortBatch
 from training_core.errors import DataError
@@ -43,19 +44,15 @@ class CohortStream(EpochStream):
 
         Args:
             data: all encoded rows of each learner, of the same modalities, in one place.
-            batchings: how each learner's rows are cut into batches; they differ in seed and modality dropout, its
-                schedule too, only.
+            batchings: how each learner's rows are cut into batches; they differ in seed, modality dropout, its
+                schedule too, and perturbation only.
             device: where batches are handed out; by default where the rows are.
 
         Raises:
             DataError: a learner would have no batch, or the learners' batches are cut differently.
         """
-        if (
-            len(
-                {replace(batching, seed=0, modality_dropout=0.0, dropout_schedule="constant") for batching in batchings}
-            )
-            != 1
-        ):
+        own: dict[str, Any] = {"seed": 0, "modality_dropout": 0.0, "dropout_schedule": "constant", "perturbation": None}
+        if len({replace(batching, **own) for batching in batchings}) != 1:
             raise DataError("the learners of a cohort need batches of one size, all shuffled or none")
         if batchings[0].world_size != 1:
             raise DataError("a cohort's rows are not shared out over ranks; share out its learners instead")
@@ -69,7 +66,8 @@ class CohortStream(EpochStream):
         self._starts = [0, *accumulate(self._sizes)][:-1]
         self._batchings = list(batchings)
         self._learners = list(range(len(data)))
-        self._data = batchings[0].noting_presence(_joined(data))
+        reading = next((batching for batching in batchings if batching.reads_presence), batchings[0])
+        self._data = reading.noting_presence(_joined(data))
         self._device = None if device is None else torch.device(device)
         self._make_room()
 
@@ -150,6 +148,11 @@ class CohortStream(EpochStream):
                 present=present,
                 counts=counts,
             )
+
+    def _perturbed(self, epoch: int) -> PerturbedEpoch | None:
+        """Every learner's rows are changed as its own stream would change them."""
+        sizes = [self._sizes[learner] for learner in self._learners]
+        return perturbed_epoch([self._batchings[learner] for learner in self._learners], sizes, epoch)
 
     def _plan(self, epoch: int) -> "_Plan":
         """What is small, in the order of the epoch: a step of it is then a piece of that, and costs nothing."""

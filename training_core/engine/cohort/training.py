@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from training_core.data.streams.batching import Batching
-from training_core.engine.alone import Trained, build_objectives, class_weights, going_on
+from training_core.engine.alone import Trained, build_objectives, going_on, row_weights
 from training_core.engine.cohort.choice import FormChoice, choose_form
 from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.row_optimizers import why_no_row_optimizer
-from training_core.engine.cohort.smoothing import SMOOTHING, OwnSmoothing, loss_of_smoothed
+from training_core.engine.cohort.smoothing import SMOOTHING, OwnSmoothing
 from training_core.engine.cohort.stacked import StackedModel, why_not_stackable
 from training_core.engine.cohort.stream import CohortStream, open_cohort_stream
 from training_core.engine.cohort.update import CohortUpdate
@@ -20,6 +20,7 @@ from training_core.engine.cohort.validation import CohortValidation
 from training_core.engine.denoising import DenoisingWeights
 from training_core.engine.loop import Hook, fit
 from training_core.engine.prepare import VALIDATION_ROWS, PreparedLearner
+from training_core.engine.soft_targets import loss_of_mixed, loss_of_shares
 from training_core.engine.updates.schedules import training_schedule
 from training_core.engine.watching.profiling import Watch
 from training_core.objectives import Objective
@@ -155,8 +156,9 @@ def _objectives(members: Sequence[PreparedLearner]) -> tuple[Objective, Objectiv
     first, task = members[0], members[0].preprocessor.spec.task
     smoothing = [member.training.label_smoothing for member in members]
     if len(set(smoothing)) == 1:
-        return *build_objectives(task, first.training, None, first.denoising is not None), {}
-    loss = loss_of_smoothed(task, first.training.loss)
+        mixed = loss_of_mixed(task, first.training) if _mixes(members) else None
+        return *build_objectives(task, first.training, None, first.denoising is not None, mixed), {}
+    loss = loss_of_shares(task, first.training.loss)
     objective, judge = build_objectives(task, first.training, None, first.denoising is not None, loss)
     return OwnSmoothing(objective, task), judge, {SMOOTHING: smoothing}
 
@@ -164,12 +166,16 @@ def _objectives(members: Sequence[PreparedLearner]) -> tuple[Objective, Objectiv
 def _open_streams(members: Sequence[PreparedLearner], device: str) -> tuple[CohortStream, CohortStream | None] | str:
     """Training and validation rows of all members; the reason when they do not fit into memory."""
     encodings = [member.preprocessor for member in members]
+    batchings = [member.batching for member in members]
+    if any(batching.perturbation is not None for batching in batchings):
+        changes = [replace(member.perturbation, mixes=_mixes(members)) for member in members]
+        batchings = [replace(batching, perturbation=own) for batching, own in zip(batchings, changes, strict=True)]
     stream = open_cohort_stream(
         [member.rows for member in members],
         encodings,
-        [member.batching for member in members],
+        batchings,
         device,
-        [_row_weights(member, member.rows.target()) for member in members],
+        [row_weights(member, member.rows.target()) for member in members],
     )
     judged_rows = [member.judged for member in members if member.judged is not None]
     if isinstance(stream, str) or not judged_rows:
@@ -179,24 +185,22 @@ def _open_streams(members: Sequence[PreparedLearner], device: str) -> tuple[Coho
         encodings,
         [Batching(VALIDATION_ROWS, shuffle=False)] * len(members),
         device,
-        [_row_weights(member, rows.target()) for member, rows in zip(members, judged_rows, strict=True)],
+        [row_weights(member, rows.target()) for member, rows in zip(members, judged_rows, strict=True)],
     )
     return judged if isinstance(judged, str) else (stream, judged)
 
 
-def _row_weights(member: PreparedLearner, target: np.ndarray | None) -> np.ndarray | None:
-    """What rows of these targets count by the weights of their classes, float [N]; None: all alike."""
-    own = member.rows.target()
-    if own is None or target is None:
-        return None
-    weights = class_weights(member.preprocessor.spec.task, member.training, own)
-    return None if weights is None else np.asarray(weights)[target.astype(np.int64)]
+def _mixes(members: Sequence[PreparedLearner]) -> bool:
+    """Whether any of them mixes rows: then the targets of all are of the form that mixed ones have."""
+    return any(member.training.mixup > 0 for member in members)
 
 
 def _choose(members: Sequence[PreparedLearner], nets: Sequence[nn.Module], stream: CohortStream) -> FormChoice:
     """How the settings, or a measurement on the first batch, say that the members train."""
     training = members[0].training
-    first = build_objectives(members[0].preprocessor.spec.task, training, None, members[0].denoising is not None)
+    task = members[0].preprocessor.spec.task
+    mixed = loss_of_mixed(task, training) if _mixes(members) else None
+    first = build_objectives(task, training, None, members[0].denoising is not None, mixed)
     if any(member.training.stacking == "always" for member in members):
         return FormChoice("stacked", {}, "as `training.stacking` says")
     start = stream.state_dict()

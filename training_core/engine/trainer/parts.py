@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from training_core.data.preprocessing import Preprocessor
+from training_core.data.streams.perturbation import Perturbation
 from training_core.engine.checkpoints.environment import Environment
 from training_core.engine.checkpoints.manager import CheckpointManager
 from training_core.engine.loop import Stream
@@ -24,6 +26,28 @@ from training_core.tracking import flat_params, open_tracker
 
 if TYPE_CHECKING:
     from training_core.engine.distributed.ranks import Ranks
+
+
+def perturbation_of(training: TrainingConfig, preprocessor: Preprocessor | None) -> Perturbation | None:
+    """How rows are changed in training, or None where they are not.
+
+    Args:
+        training: the settings.
+        preprocessor: fitted on the rows; None for data that are not raw rows.
+
+    Raises:
+        ConfigError: rows are to be mixed, or nobody knows what the numbers of a row are.
+    """
+    if training.mixup:
+        raise ConfigError("`training.mixup` is for the nets of ensembles; a trainer's loss takes no mixed answers")
+    if not (training.input_noise or training.feature_dropout):
+        return None
+    if preprocessor is None:
+        raise ConfigError(
+            "`training.input_noise` and `training.feature_dropout` need raw rows, which say what their numbers are; "
+            "set both to 0 for data of another form"
+        )
+    return Perturbation.of(preprocessor, 0.0, training.feature_dropout, training.input_noise)
 
 
 def schedule_of(training: TrainingConfig, stream: Stream[Batch]) -> LrSchedule | None:

@@ -24,7 +24,14 @@ from training_core.engine.hooks import Validation, mean_losses
 from training_core.engine.loop import History, Hook, TrainingState, fit
 from training_core.engine.trainer.config import TrainerConfig
 from training_core.engine.trainer.data import RawRows, TrainerData, as_data
-from training_core.engine.trainer.parts import checkpoints_of, schedule_of, started_ranks, tracking_of, update_of
+from training_core.engine.trainer.parts import (
+    checkpoints_of,
+    perturbation_of,
+    schedule_of,
+    started_ranks,
+    tracking_of,
+    update_of,
+)
 from training_core.engine.trainer.results import EpochResults, TrainingResults
 from training_core.engine.trainer.streams import Collate, ItemStream
 from training_core.engine.training import TrainingConfig
@@ -219,7 +226,8 @@ class Trainer:
         config, training, model = self.config, self.config.training, self.model.to(self.device)
         objective, judge = self._objectives(data)
         dropout = training.modality_dropout if forward_of(model) is ask_net else 0.0
-        batching = Batching(training.batch_size, config.seed, modality_dropout=dropout)
+        perturbation = perturbation_of(training, data.preprocessor if isinstance(data, RawRows) else None)
+        batching = Batching(training.batch_size, config.seed, modality_dropout=dropout, perturbation=perturbation)
         stream = data.stream(batching if ranks is None else ranks.batching(batching), self.device)
         average = WeightAverage(training.ema_decay) if training.ema_decay > 0 else None
         schedule = schedule_of(training, stream)

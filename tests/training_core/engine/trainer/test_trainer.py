@@ -194,3 +194,20 @@ def test_rows_that_cannot_be_held_back_are_said(caplog: pytest.LogCaptureFixture
     results = Trainer(net(), QUICK, TASK).train(DataLoader(Blobs(), batch_size=16))
     assert results.best_val_loss is None
     assert "no rows are held back for validation" in caplog.text
+
+
+def test_raw_rows_are_perturbed_and_data_of_other_forms_refused() -> None:
+    def trained(**more: float) -> tuple[float, float]:
+        settings = QUICK.model_copy(update={"epochs": 1, "lr": 1e-12, "weight_decay": 0.0, **more})
+        config = TrainerConfig(training=settings, model=TabularMLPConfig(width=8, dropout=0.0))
+        results = Trainer(None, config, TASK).train(raw_rows(), raw_rows())
+        epoch = results.history.epochs[0]
+        return epoch["training/loss"], epoch["validation/loss"]
+
+    plain, noisy, hidden = trained(), trained(input_noise=1.0), trained(feature_dropout=0.5)
+    assert plain[1] == pytest.approx(noisy[1], abs=1e-6) and plain[1] == pytest.approx(hidden[1], abs=1e-6)
+    assert abs(plain[0] - noisy[0]) > 1e-3 and abs(plain[0] - hidden[0]) > 1e-3
+    with pytest.raises(ConfigError, match="need raw rows"):
+        Trainer(net(), QUICK.model_copy(update={"input_noise": 0.1}), TASK).train(blobs())
+    with pytest.raises(ConfigError, match="is for the nets of ensembles"):
+        Trainer(net(), QUICK.model_copy(update={"mixup": 0.1}), TASK).train(blobs())
