@@ -16,6 +16,8 @@ from deployments.environments import Environment
 
 MISSED_HEARTBEATS = 4
 """So many in a row may be late on a busy machine before a run counts as dead."""
+START_MINUTES = 30
+"""A process is there within seconds; the job of a cluster may wait for a machine that has yet to come up."""
 _NAMES = "polychoir: "
 
 
@@ -72,21 +74,19 @@ def automations(
                 "run {{ flow_run.name }} {{ flow_run.id }}: {{ flow_run.state.message }}",
             ),
         ),
-        _automation(
+        _crashed_when_silent(
             "a run without heartbeats is crashed",
             "A run whose process or machine is gone cannot say so itself, and would be Running for ever.",
-            EventTrigger(
-                match=_RUNS,
-                after={"prefect.flow-run.heartbeat"},
-                expect={"prefect.flow-run.*"},
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(seconds=HEARTBEAT_SECONDS * MISSED_HEARTBEATS),
-            ),
-            ChangeFlowRunState(
-                state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process is gone", force=False
-            ),
+            "prefect.flow-run.heartbeat",
+            timedelta(seconds=HEARTBEAT_SECONDS * MISSED_HEARTBEATS),
+            "no heartbeat: its process is gone",
+        ),
+        _crashed_when_silent(
+            "a run that does not begin is crashed",
+            "A worker that dies between taking a run and starting its process leaves it Pending for ever.",
+            "prefect.flow-run.Pending",
+            timedelta(minutes=START_MINUTES),
+            "it was taken by a worker and never began",
         ),
         *(
             _automation(
@@ -109,6 +109,21 @@ def automations(
             if spec.schedules
         ),
     )
+
+
+def _crashed_when_silent(name: str, description: str, after: str, within: timedelta, message: str) -> AutomationCore:
+    """Crashes a run of which nothing was heard for so long since the event `after`."""
+    trigger = EventTrigger(
+        match=_RUNS,
+        after={after},
+        expect={"prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=within,
+    )
+    crash = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message, force=False)
+    return _automation(name, description, trigger, crash)
 
 
 _MODELS = ResourceSpecification.model_validate({"prefect.resource.id": "polychoir.model.*"})

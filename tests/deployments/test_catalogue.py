@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import Flow
+from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import Event, Resource
@@ -173,6 +174,15 @@ def test_a_run_counts_as_dead_after_several_missed_heartbeats() -> None:
     assert trigger.posture == Posture.Proactive
     assert trigger.within.total_seconds() >= 3 * HEARTBEAT_SECONDS
     assert isinstance(automation.actions[0], ChangeFlowRunState)
+
+
+def test_a_run_whose_worker_died_before_it_began_is_crashed() -> None:
+    automation = by_name(Environment())["a run that does not begin is crashed"]
+    trigger, (crash,) = automation.trigger, automation.actions
+    assert isinstance(trigger, EventTrigger) and isinstance(crash, ChangeFlowRunState)
+    assert (trigger.after, trigger.expect) == ({"prefect.flow-run.Pending"}, {"prefect.flow-run.*"})
+    assert trigger.for_each == {"prefect.resource.id"} and trigger.within.total_seconds() >= 600
+    assert crash.state == StateType.CRASHED and not crash.force
 
 
 def test_what_has_a_schedule_is_watched_for_standing_still() -> None:

@@ -1,0 +1,277 @@
+"""A store that is up, as a program from outside sees it: REST calls, processes, and what a run has left behind."""
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+Found = TypeVar("Found")
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+LIMIT = "tag:learners"
+START_SECONDS = 600
+CALM_SECONDS = 61
+"""A child of `up` that has run for a minute is started again after one second; before that the pause doubles."""
+_POLL_SECONDS = 0.2
+
+
+class TooLate(Exception):  # noqa: N818  (what happened, not what is wrong with the program)
+    """Something that was waited for did not happen."""
+
+
+def until(found: Callable[[], Found], seconds: float, what: str) -> Found:
+    """What `found` gives once that is true.
+
+    Raises:
+        TooLate: it was not in so many seconds; says `what` was waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        if time.monotonic() > deadline:
+            raise TooLate(f"{what} took more than {seconds:g} s")
+        time.sleep(_POLL_SECONDS)
+    return result
+
+
+class Api:
+    """Prefect's REST API with password and CSRF token; a server that is away for a while is waited for."""
+
+    def __init__(self, url: str, login: str) -> None:
+        self.url = url
+        self._login = "Basic " + base64.b64encode(login.encode()).decode()
+        self._client, self._token = str(uuid.uuid4()), ""
+
+    def __call__(self, method: str, path: str, body: Any = None, patience: float = 180) -> Any:
+        """The answer, asked for again as long as nobody answers.
+
+        Raises:
+            HTTPError: the server turns the request down.
+            TooLate: nobody answered within `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                if not self._token and not path.startswith("/csrf"):
+                    self._token = self("GET", f"/csrf-token?client={self._client}", patience=patience)["token"]
+                return self._ask(method, path, body)
+            except urllib.error.HTTPError as error:
+                if error.code == 403 and self._token:  # a token lasts for an hour
+                    self._token = ""
+                elif error.code not in (500, 503):  # it is on its way down, or up
+                    raise
+            except (urllib.error.URLError, OSError):
+                pass
+            if time.monotonic() > deadline:
+                raise TooLate(f"{method} {path}: the server took more than {patience:g} s to answer")
+            time.sleep(_POLL_SECONDS)
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
+        headers = {"Content-Type": "application/json", "Authorization": self._login}
+        headers |= {"Prefect-Csrf-Client": self._client, "Prefect-Csrf-Token": self._token} if self._token else {}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+
+class RunningStore:
+    """One `polychoir up`, its API and its processes."""
+
+    def __init__(self, path: Path, process: "subprocess.Popen[str]", addresses: Mapping[str, Any]) -> None:
+        self.path, self._process = path, process
+        self.api = Api(f"{addresses['prefect']}/api", Path(addresses["login"]).read_text())
+        self._deployments: dict[str, str] = {}
+
+    def ask_for(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+        """The id of a new flow run of `flow/deployment`; asked for once, however often the server has to be asked."""
+        if deployment not in self._deployments:
+            self._deployments[deployment] = self.api("GET", f"/deployments/name/{deployment}")["id"]
+        body = {"parameters": parameters, "idempotency_key": str(uuid.uuid4())}
+        return self.api("POST", f"/deployments/{self._deployments[deployment]}/create_flow_run", body)["id"]
+
+    def state(self, run: str) -> tuple[str, str]:
+        """Type of a flow run's state, and what is said about it."""
+        state = self.api("GET", f"/flow_runs/{run}")["state"]
+        return state["type"], state["message"] or ""
+
+    def end_of(self, run: str, seconds: float) -> str:
+        """Type of the state that a flow run ends in.
+
+        Raises:
+            TooLate: it has not ended.
+        """
+        until(lambda: self.state(run)[0] in FINAL, seconds, f"the end of flow run {run}")
+        return self.state(run)[0]
+
+    def is_over(self, run: str) -> bool:
+        """Whether a flow run has ended, or has no process any more, whatever the server says of it yet."""
+        kind = self.state(run)[0]
+        return kind in FINAL or (kind == "RUNNING" and not self.processes_of(run))
+
+    def summary(self, run: str) -> dict[str, Any]:
+        """What the training of a completed flow run came to: its `RunSummary`."""
+        asked = "select run_uuid from tags where key = 'prefect.flow_run_id' and value = ?"
+        for (recorded,) in self._tracking(asked, run):
+            report = self.path / "reports" / f"{recorded}.json"
+            if report.exists():
+                return json.loads(report.read_text())
+        raise TooLate(f"flow run {run} is completed and has no report")
+
+    def child(self, name: str) -> psutil.Process:
+        """The server, the worker or MLflow's pages, started by `up` itself."""
+
+        def found() -> psutil.Process | None:
+            for process in psutil.Process(self._process.pid).children():
+                with contextlib.suppress(psutil.Error):
+                    if {name, "start"} <= set(process.cmdline()) or {"mlflow", name} <= set(process.cmdline()):
+                        return process
+            return None
+
+        process = until(found, 120, f"a process of the {name}")
+        assert process is not None
+        return process
+
+    def kill_child(self, name: str, how: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+        """End a child of `up`; gives what waits until another one of it works.
+
+        One that was started less than a minute ago is left to it first, as something that dies every few seconds is
+        started again ever later.
+        """
+        victim = self.child(name)
+        victim.send_signal(how)
+
+        def wait() -> None:
+            until(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE, 60, f"the {name}'s end")
+            until(lambda: self.child(name).pid != victim.pid, 60, f"another {name}")
+            until(self.is_healthy, 180, "a server that answers")
+            if name == "worker":
+                born = self.child(name).create_time()
+                until(lambda: self._worker_seen() > born, 180, "a worker that is heard of")
+
+        return wait
+
+    def calm_down(self, name: str) -> None:
+        """Wait until a child of `up` has run for a minute."""
+        born = self.child(name).create_time()
+        until(lambda: time.time() - born > CALM_SECONDS, CALM_SECONDS + 5, f"a minute of the {name}")
+
+    def is_healthy(self) -> bool:
+        """Whether the server answers."""
+        try:
+            return bool(self.api("GET", "/health", patience=0))
+        except (TooLate, urllib.error.HTTPError):
+            return False
+
+    def _worker_seen(self) -> float:
+        """When a worker was last heard of, in seconds since 1970."""
+        from datetime import datetime
+
+        workers = self.api("POST", "/work_pools/polychoir/workers/filter", {})
+        return max((datetime.fromisoformat(one["last_heartbeat_time"]).timestamp() for one in workers), default=0.0)
+
+    def set_limit(self, slots: int) -> None:
+        """Let so many groups of learners train at a time, over all runs."""
+        body = {"name": LIMIT, "limit": slots, "active": True}
+        try:
+            self.api("PATCH", f"/v2/concurrency_limits/{LIMIT}", body)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            self.api("POST", "/v2/concurrency_limits/", body)
+
+    def slots_taken(self) -> int:
+        """Slots of `LIMIT` that somebody holds."""
+        return self.api("GET", f"/v2/concurrency_limits/{LIMIT}")["active_slots"]
+
+    def processes_of(self, run: str) -> list[psutil.Process]:
+        """The processes of a flow run: its own, and those that descend from it."""
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("PREFECT__FLOW_RUN_ID") == run and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def learners_of(self, run: str) -> list[psutil.Process]:
+        """Those of them that train: forked from the one that has loaded the libraries."""
+        found: list[psutil.Process] = []
+        for process in self.processes_of(run):
+            with contextlib.suppress(psutil.Error):
+                parent = process.parent()
+                if parent is not None and "training_core.isolation" in parent.cmdline():
+                    found.append(process)
+        return found
+
+    def published(self) -> dict[str, tuple[int, int]]:
+        """Every published learner, with what would be another if it were trained again: inode and time of its seal."""
+        found: dict[str, tuple[int, int]] = {}
+        for folder in (self.path / "jobs").glob("[!.]*"):
+            with contextlib.suppress(OSError):
+                seal = (folder / "checksums.json").stat()
+                found[folder.name] = (seal.st_ino, seal.st_mtime_ns)
+        return found
+
+    def left_behind(self, *runs: str) -> list[str]:
+        """What nobody but a person would clear away, as sentences: processes, slots, folders, open records."""
+        found = [
+            f"process {process.pid} of flow run {run} is left" for run in runs for process in self.processes_of(run)
+        ]
+        if taken := self.slots_taken():
+            found.append(f"{taken} slots are held by nobody")
+        found += [f"{path} is left" for path in unfinished(self.path)]
+        under_way = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
+        found += [f"{one['name']} is {one['state_type']}" for one in self.api("POST", "/flow_runs/filter", under_way)]
+        open_runs = self._tracking("select run_uuid from runs where status = 'RUNNING'")
+        return found + [f"MLflow's run {run} is RUNNING" for (run,) in open_runs]
+
+    def _tracking(self, query: str, *values: str) -> list[Any]:
+        """Rows of the tracking database."""
+        with closing(sqlite3.connect(f"file:{self.path / 'mlflow.db'}?mode=ro", uri=True, timeout=30)) as database:
+            return database.execute(query, values).fetchall()
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What was begun in a folder, at any depth, and neither published nor cleared away."""
+    return list(folder.rglob(".unfinished-*"))
+
+
+def environment() -> dict[str, str]:
+    """That of a user who has set nothing."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"}
+
+
+@contextmanager
+def up(store: Path) -> Iterator[RunningStore]:
+    """A store that is up within the block; what it says is kept beside it."""
+    command = [sys.executable, "-m", "deployments.cli", "up", "--store", str(store), "--json"]
+    with (
+        store.with_name(f"{store.name}.up.log").open("w") as said,
+        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise TooLate(f"`polychoir up` did not come up; see {said.name}")
+            yield RunningStore(store, process, json.loads(line))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
