@@ -7,7 +7,6 @@ the CPU are forked from one process that has loaded the libraries; see `training
 
 import contextlib
 import fcntl
-import importlib
 import json
 import os
 import signal
@@ -61,16 +60,16 @@ _ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_TH
 _COMMAND = (sys.executable, "-P", "-m", "training_core.isolation")
 _NURSERY = Nursery(_COMMAND, _ONE_THREAD)
 _LIBRARIES = (
-    "lightgbm",
+    "torch._dynamo",
+    "safetensors.torch",
+    "zarr",
+    "sklearn.linear_model",
+    "sklearn.ensemble",
     "pandas",
     "pyarrow.parquet",
-    "safetensors.torch",
-    "sklearn.ensemble",
-    "sklearn.linear_model",
-    "torch._dynamo",
-    "zarr",
+    "lightgbm",
 )
-"""What groups import on their way, and what loads without starting a thread."""
+"""What groups import on their way, the most wanted first; none of them starts a thread that a fork would lose."""
 
 
 def device_kind() -> str:
@@ -334,9 +333,7 @@ def _visible(device: str) -> str:
 def _main() -> int:
     """Load libraries and fork children, when the owner gave a socket; or be the only child."""
     if len(sys.argv) > 1:
-        for name in _LIBRARIES:
-            importlib.import_module(name)
-        return tend(socket.socket(fileno=int(sys.argv[1])), _train_group)
+        return tend(socket.socket(fileno=int(sys.argv[1])), _train_group, _LIBRARIES)
     die_with(int(os.environ[_PARENT]))
     return _train_group()
 

@@ -7,6 +7,7 @@ socket. Its children end with it, and it ends with its owner, or when it has had
 import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import select
 import signal
@@ -209,22 +210,26 @@ class Nursery:
             return Forked(int(said), handles[0], os.fdopen(writes, "w"), os.fdopen(reads), listens)
 
 
-def tend(channel: socket.socket, work: Callable[[], int]) -> int:
+def tend(channel: socket.socket, work: Callable[[], int], libraries: Sequence[str] = ()) -> int:
     """The nursery's side: fork a child per message of the owner, until it is gone or has long had no use for one.
 
     Args:
         channel: from the owner; a message is the child's name, with its standard input, output and error output, and
             a pipe for its exit code.
         work: what a child does, with those in place; gives its exit code.
+        libraries: modules that are loaded while nobody waits for a child; what a child lacks it loads itself.
     """
     owner = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()  # what is loaded stays: children need not copy its pages to collect garbage
     channel.send(b"ready")
+    to_load = list(reversed(libraries))
     children: dict[int, tuple[int, int]] = {}  # handle: number, and pipe for the exit code
     needed = time.monotonic()
     while os.getppid() == owner:
-        ready, _, _ = select.select([channel.fileno(), *children], [], [], _POLL_SECONDS)
+        ready, _, _ = select.select([channel.fileno(), *children], [], [], 0 if to_load else _POLL_SECONDS)
+        if to_load and not ready:
+            importlib.import_module(to_load.pop())
+            gc.freeze()  # what is loaded stays: children need not copy its pages to collect garbage
         asked = channel.fileno() in ready
         for handle in [handle for handle in ready if handle in children]:
             pid, ended = children.pop(handle)

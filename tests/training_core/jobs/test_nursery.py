@@ -27,6 +27,7 @@ WORK = """
             said = line.strip()
             if said == "who": print(os.getpid(), os.getppid(), open("/proc/self/comm").read().strip(), flush=True)
             elif said == "files": print(len(os.listdir("/proc/self/fd")), flush=True)
+            elif said == "slow": print(sorted(name for name in sys.modules if name.startswith("slow_")), flush=True)
             elif said == "complain": print("it hurts", file=sys.stderr, flush=True)
             elif said == "raise": raise RuntimeError("of its own")
             elif said.startswith("exit"): return int(said.split()[1])
@@ -36,7 +37,7 @@ WORK = """
 TEND = """
     import socket
     from training_core.jobs import tend
-    sys.exit(tend(socket.socket(fileno=int(sys.argv[1])), work))
+    sys.exit(tend(socket.socket(fileno=int(sys.argv[-1])), work, sys.argv[1:-1]))
 """
 
 
@@ -201,6 +202,19 @@ def test_libraries_that_do_not_load_are_told_of() -> None:
     nursery = Nursery(command("import nowhere_to_be_found\n"), {"PYTHONPATH": str(ROOT)})
     with pytest.raises(TransientError, match="No module named 'nowhere_to_be_found'"):
         fork(nursery)
+
+
+def test_who_asks_while_libraries_are_loaded_waits_for_one_of_them_only(tmp_path: Path) -> None:
+    names = ["slow_a", "slow_b", "slow_c"]
+    for name in names:
+        (tmp_path / f"{name}.py").write_text("import time; time.sleep(1.5)")
+    nursery = Nursery([*command(), *names], {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"})
+    assert "slow_c" not in ask(fork(nursery), "slow")
+    until = time.monotonic() + 30
+    while ask(fork(nursery), "slow") != str(names):
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    nursery._end()
 
 
 def test_one_that_does_not_answer_is_replaced(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
