@@ -279,6 +279,9 @@ def _run_child(
             watch.stop()
             child.kill()
             child.wait()
+            for stream in (child.stdin, child.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
             with _LIVE_LOCK:
                 del _LIVE[child]
             for folder in ("jobs", "stacks"):

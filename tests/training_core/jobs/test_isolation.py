@@ -245,7 +245,7 @@ def test_two_processes_at_once_train_every_job_once(tmp_path: Path, source: Path
     finished = [e["job"] for process in events for e in process if e["event"] == "finished"]
     assert sorted(finished) == sorted(set(finished))
     assert len(finished) == 6
-    assert not any(e["event"] == "raised" for process in events for e in process)
+    assert not [e for process in events for e in process if e["event"] == "raised"]
 
 
 def test_a_full_disk_ends_the_run_with_one_clear_error(tmp_path: Path, source: Path) -> None:

@@ -1,5 +1,6 @@
 """Processes forked from one that has loaded its libraries: what they are given, how they end, who ends with whom."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,6 +46,26 @@ def command(before: str = "") -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(before) + textwrap.dedent(WORK) + textwrap.dedent(TEND)]
 
 
+CHILDREN: list[Forked] = []
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """Nothing of a test is left when it is over."""
+    yield
+    while CHILDREN:
+        end(CHILDREN.pop())
+
+
+def end(child: Forked) -> None:
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        assert stream
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+
+
 @pytest.fixture
 def nursery() -> Iterator[Nursery]:
     made = Nursery(command(), {"PYTHONPATH": str(ROOT)})
@@ -54,7 +75,8 @@ def nursery() -> Iterator[Nursery]:
 
 def fork(nursery: Nursery, name: str = "one", seconds: float = 60.0) -> Forked:
     with tempfile.TemporaryFile("w+") as stderr:
-        return nursery.fork(name, stderr, seconds)
+        CHILDREN.append(nursery.fork(name, stderr, seconds))
+    return CHILDREN[-1]
 
 
 def ask(child: Forked, what: str) -> str:
@@ -113,6 +135,7 @@ def test_what_a_child_complains_of_is_in_its_own_file(nursery: Nursery) -> None:
         child.stdin.write("complain\nraise\n")
         child.stdin.close()
         assert child.wait() == 1
+        end(child)
         stderr.seek(0)
         said = stderr.read()
     assert "it hurts" in said and "RuntimeError: of its own" in said
