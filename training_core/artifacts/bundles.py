@@ -30,12 +30,11 @@ def unpack(bundles: Path, final: Path) -> bool:
 
 def drop_unpacked(bundles: Path, finals: Path) -> int:
     """Remove the bundles of which every directory is published in the folder `finals`; returns how many went."""
-    done = [
-        bundle
-        for bundle in bundles.glob("[!.]*")
-        if is_published(bundle) and all(is_published(finals / part.name) for part in bundle.iterdir() if part.is_dir())
-    ]
-    for bundle in done:
+    dropped = 0
+    for bundle in bundles.glob("[!.]*"):
         with suppress(FileNotFoundError):  # another process had the same thought
-            remove_directory(bundle)
-    return len(done)
+            parts = [part.name for part in bundle.iterdir() if part.is_dir()]
+            if is_published(bundle) and all(is_published(finals / name) for name in parts):
+                remove_directory(bundle)
+                dropped += 1
+    return dropped

@@ -106,16 +106,19 @@ def finish_directory(unfinished: Path, final: Path, known: Mapping[str, str] | N
             shutil.rmtree(unfinished, ignore_errors=True)
             return False
         _write_checksums(unfinished, known or {})
-        if final.exists():  # damaged from outside: out of the way
-            remove_directory(final)
-        try:
-            unfinished.rename(final)
-        except OSError as error:
-            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
-                raise
-            return False
-        sync_directory(final.parent)
-    return True
+        while True:
+            try:
+                unfinished.rename(final)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+                    raise
+                if is_whole(final):  # by another process, while the checksums were written
+                    return False
+                with suppress(FileNotFoundError):
+                    remove_directory(final)  # damaged from outside: out of the way
+                continue
+            sync_directory(final.parent)
+            return True
 
 
 @contextmanager

@@ -7,11 +7,13 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from training_core.artifacts import (
+    directories,
     exclusive,
     find_unfinished,
     finish_directory,
@@ -43,6 +45,38 @@ def test_a_published_directory_holds_its_files_and_their_checksums(tmp_path: Pat
     assert (final / "nested" / "file.txt").read_text() == "hello"
     verify_published(open_published(final))
     assert [path.name for path in tmp_path.iterdir()] == ["version"]
+
+
+def test_who_publishes_last_leaves_what_is_there_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one was faster while the checksums were written: whoever reads its copy must not lose it."""
+    written = directories._write_checksums
+
+    def meanwhile(folder: Path, known: Mapping[str, str]) -> None:
+        written(folder, known)
+        monkeypatch.setattr(directories, "_write_checksums", written)
+        published(tmp_path)
+
+    with unfinished_directory(tmp_path, "version") as folder:
+        (folder / "nested").mkdir()
+        (folder / "nested" / "file.txt").write_text("hello")
+        monkeypatch.setattr(directories, "_write_checksums", meanwhile)
+        assert not finish_directory(folder, tmp_path / "version")
+        assert folder.is_dir(), "it is this one that goes"
+    verify_published(open_published(tmp_path / "version"))
+
+
+@pytest.mark.parametrize("damage", ["empty", "lacking", "a file"])
+def test_what_stands_in_the_way_is_replaced(tmp_path: Path, damage: str) -> None:
+    final = tmp_path / "version"
+    if damage == "a file":
+        final.write_text("what is this")
+    else:
+        final.mkdir()
+    if damage == "lacking":
+        (final / "other.txt").write_text("what is this")
+    published(tmp_path)
+    verify_published(open_published(final))
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"version"}
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path: Path) -> None:
