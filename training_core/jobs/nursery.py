@@ -228,7 +228,8 @@ def tend(channel: socket.socket, work: Callable[[], int], libraries: Sequence[st
     while os.getppid() == owner:
         ready, _, _ = select.select([channel.fileno(), *children], [], [], 0 if to_load else _POLL_SECONDS)
         if to_load and not ready:
-            importlib.import_module(to_load.pop())
+            with contextlib.suppress(ImportError, OSError):  # the child that needs it will say so
+                importlib.import_module(to_load.pop())
             gc.freeze()  # what is loaded stays: children need not copy its pages to collect garbage
         asked = channel.fileno() in ready
         for handle in [handle for handle in ready if handle in children]:
