@@ -34,8 +34,9 @@ from urllib.error import HTTPError
 from chaos_alone import LoneBlows
 from chaos_blows import RunningBlows
 from chaos_rounds import Round, as_table
-from chaos_store import TooLate, up
+from chaos_store import RunningStore
 from rich.console import Console
+from running_store import TooLate, up
 
 from training_core.errors import PolychoirError
 
@@ -81,7 +82,7 @@ def strike(folder: Path, chosen: Sequence[str], times: int, seed: int) -> list[R
             lone = LoneBlows(folder / "alone", folder / "sources", random.Random(f"{seed}-alone"))
             blows |= {"disk": lone.disk, "promotion": lone.promotion}
         if any(name in RUNNING for name in chosen):
-            store = stack.enter_context(up(folder / "store"))
+            store = RunningStore(folder / "store", *stack.enter_context(up(folder / "store")))
             running = RunningBlows(store, folder / "calm", folder / "sources", random.Random(f"{seed}-running"))
             running.warm_up()
             blows |= {name: getattr(running, name) for name in RUNNING}

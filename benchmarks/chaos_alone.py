@@ -19,7 +19,8 @@ from typing import Any
 
 import chaos_world
 from chaos_rounds import Round
-from chaos_store import environment, unfinished
+from chaos_store import unfinished
+from running_store import user_environment
 
 from training_core.artifacts import open_published
 from training_core.campaigns.bagging import resolve_dataset
@@ -133,7 +134,7 @@ def _hit(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """This file in a process of its own."""
     command = [sys.executable, __file__, *map(str, arguments)]
     return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=_CHILD_SECONDS, check=False
+        command, env=user_environment(), capture_output=True, text=True, timeout=_CHILD_SECONDS, check=False
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import chaos_world
 import psutil
 from chaos_rounds import Round
-from chaos_store import FINAL, RunningStore, TooLate, until
+from chaos_store import FINAL, RunningStore
+from running_store import TooLate, until
 
 from training_core.campaigns.promotion.changes import champion_of, is_settled, open_model
 from training_core.campaigns.promotion.ledger import crowning, recorded_champion

@@ -1,99 +1,34 @@
 """A store that is up, as a program from outside sees it: REST calls, processes, and what a run has left behind."""
 
-import base64
 import contextlib
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from running_store import Api, TooLate, until
 
-ROOT = Path(__file__).parents[1]
 Found = TypeVar("Found")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 LIMIT = "tag:learners"
-START_SECONDS = 600
 CALM_SECONDS = 61
 """A child of `up` that has run for a minute is started again after one second; before that the pause doubles."""
 _POLL_SECONDS = 0.2
 
 
-class TooLate(Exception):  # noqa: N818  (what happened, not what is wrong with the program)
-    """Something that was waited for did not happen."""
-
-
-def until(found: Callable[[], Found], seconds: float, what: str) -> Found:
-    """What `found` gives once that is true.
-
-    Raises:
-        TooLate: it was not in so many seconds; says `what` was waited for.
-    """
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        if time.monotonic() > deadline:
-            raise TooLate(f"{what} took more than {seconds:g} s")
-        time.sleep(_POLL_SECONDS)
-    return result
-
-
-class Api:
-    """Prefect's REST API with password and CSRF token; a server that is away for a while is waited for."""
-
-    def __init__(self, url: str, login: str) -> None:
-        self.url = url
-        self._login = "Basic " + base64.b64encode(login.encode()).decode()
-        self._client, self._token = str(uuid.uuid4()), ""
-
-    def __call__(self, method: str, path: str, body: Any = None, patience: float = 180) -> Any:
-        """The answer, asked for again as long as nobody answers.
-
-        Raises:
-            HTTPError: the server turns the request down.
-            TooLate: nobody answered within `patience` seconds.
-        """
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                if not self._token and not path.startswith("/csrf"):
-                    self._token = self("GET", f"/csrf-token?client={self._client}", patience=patience)["token"]
-                return self._ask(method, path, body)
-            except urllib.error.HTTPError as error:
-                if error.code == 403 and self._token:  # a token lasts for an hour
-                    self._token = ""
-                elif error.code not in (500, 503):  # it is on its way down, or up
-                    raise
-            except (urllib.error.URLError, OSError):
-                pass
-            if time.monotonic() > deadline:
-                raise TooLate(f"{method} {path}: the server took more than {patience:g} s to answer")
-            time.sleep(_POLL_SECONDS)
-
-    def _ask(self, method: str, path: str, body: Any) -> Any:
-        headers = {"Content-Type": "application/json", "Authorization": self._login}
-        headers |= {"Prefect-Csrf-Client": self._client, "Prefect-Csrf-Token": self._token} if self._token else {}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
-
-
 class RunningStore:
     """One `polychoir up`, its API and its processes."""
 
-    def __init__(self, path: Path, process: "subprocess.Popen[str]", addresses: Mapping[str, Any]) -> None:
-        self.path, self._process = path, process
-        self.api = Api(f"{addresses['prefect']}/api", Path(addresses["login"]).read_text())
+    def __init__(self, path: Path, process: psutil.Process, api: Api) -> None:
+        self.path, self.api, self._process = path, api, process
         self._deployments: dict[str, str] = {}
 
     def ask_for(self, deployment: str, parameters: Mapping[str, Any]) -> str:
@@ -135,7 +70,7 @@ class RunningStore:
         """The server, the worker or MLflow's pages, started by `up` itself."""
 
         def found() -> psutil.Process | None:
-            for process in psutil.Process(self._process.pid).children():
+            for process in self._process.children():
                 with contextlib.suppress(psutil.Error):
                     if {name, "start"} <= set(process.cmdline()) or {"mlflow", name} <= set(process.cmdline()):
                         return process
@@ -247,31 +182,3 @@ class RunningStore:
 def unfinished(folder: Path) -> list[Path]:
     """What was begun in a folder, at any depth, and neither published nor cleared away."""
     return list(folder.rglob(".unfinished-*"))
-
-
-def environment() -> dict[str, str]:
-    """That of a user who has set nothing."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"}
-
-
-@contextmanager
-def up(store: Path) -> Iterator[RunningStore]:
-    """A store that is up within the block; what it says is kept beside it."""
-    command = [sys.executable, "-m", "deployments.cli", "up", "--store", str(store), "--json"]
-    with (
-        store.with_name(f"{store.name}.up.log").open("w") as said,
-        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=said, text=True) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise TooLate(f"`polychoir up` did not come up; see {said.name}")
-            yield RunningStore(store, process, json.loads(line))
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()

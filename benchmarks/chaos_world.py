@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from running_store import small_rows, write_source
 
 from training_core.artifacts import open_published
 from training_core.campaigns.bagging import resolve_dataset
@@ -51,30 +50,5 @@ def undisturbed(run: dict[str, Any], store: Path) -> str:
 
 
 def _source(name: str, folder: Path, first: int, num_rows: int) -> Path:
-    """A SOURCE.yaml of two tables, whose answer is mostly the sign of a sum over both."""
-    place = folder / f"{name}-{first}"
-    place.mkdir(parents=True)
-    draws = np.random.default_rng(first)
-    here, there = draws.normal(size=(2, num_rows))
-    rows = pd.DataFrame(
-        {
-            "sample": [f"row-{i}" for i in range(first, first + num_rows)],
-            "day": np.arange(first, first + num_rows, dtype=float),
-            "label": np.where(here + there + 0.3 * draws.normal(size=num_rows) > 0, "up", "down"),
-            "here": here,
-            "there": there,
-            "shop": draws.choice(["north", "south"], num_rows),
-        }
-    )
-    rows.to_csv(place / "rows.csv", index=False)
-    (place / "source.yaml").write_text(
-        f"name: {name}\n"
-        "task: {kind: classification, target: {file: rows.csv, column: label}}\n"
-        "id: {file: rows.csv, column: sample}\n"
-        "time: {file: rows.csv, column: day}\n"
-        "split: {test: 0.25}\n"
-        "modalities:\n"
-        "  first:  {kind: tabular, file: rows.csv, columns: [here, shop], categorical: [shop]}\n"
-        "  second: {kind: tabular, file: rows.csv, columns: [there]}\n"
-    )
-    return place / "source.yaml"
+    """A SOURCE.yaml of the rows from `first` on."""
+    return write_source(folder / f"{name}-{first}", name, small_rows(first, num_rows))

@@ -34,8 +34,9 @@ from typing import Any, NamedTuple
 import psutil
 from rich.console import Console
 from rich.table import Table
+from running_store import Api, up
 from week_runs import Ledger, Run, Scheduled, described, schedules, small_run
-from week_store import DATABASES, Api, Data, files, memory, rows, sizes, spare, store_up
+from week_store import DATABASES, Data, files, memory, retention, rows, sizes, spare
 
 from training_core.quantities import format_bytes
 
@@ -149,7 +150,8 @@ def run_week(options: Options, folder: Path, say: Callable[[str], None]) -> dict
     store = folder / "store"
     data = Data(folder, store)
     say("bringing up the store")
-    with store_up(store, options.at_a_time, options.keep_seconds) as (api, owner):
+    settings = retention(options.keep_seconds)
+    with up(store, "--runs", str(options.at_a_time), settings=settings) as (owner, api):
         say(f"{api.url} is up; training the champion")
         train_champion(api, store, data.first)
         wanted = schedules(store, data.first, data.sales, options.keep_seconds)

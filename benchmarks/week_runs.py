@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from week_store import Api
+from running_store import Api
 
 LATE_MINUTES = 5.0
 """A run that is due for longer, and has not begun, is stuck."""

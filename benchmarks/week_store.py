@@ -1,35 +1,20 @@
-"""A store that is up, for `week.py`: its data, its `polychoir up`, its REST API, and what all of it takes."""
+"""A store that is up, for `week.py`: rows that come into it, what it keeps for how long, and what all of it takes."""
 
-import base64
-import json
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from http import HTTPStatus
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-import pandas as pd
 import psutil
+from running_store import small_rows, write_source
 
 from training_core.data.ingestion.ingest import append_to_dataset, prepare_dataset
 from training_core.data.storage.store import DatasetStore
 from training_core.tracking.database import spare_bytes
 
-ROOT = Path(__file__).parents[1]
 NEW_ROWS = 120
 """That arrive at a time."""
-STOP_SECONDS = 30
 DATABASES = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db"}
 TABLES = ("flow_run", "task_run", "log", "artifact", "events", "event_resources")
 """Of Prefect's database: those that grow with every run."""
@@ -44,147 +29,25 @@ class Data:
         self.folder = folder
         self.datasets = DatasetStore(store / "datasets")
         self.num_rows = 4 * NEW_ROWS
-        self.sales = _write(folder / "sales", "sales", _rows(0, self.num_rows))
-        first = _write(folder / "first", "stream", _rows(0, self.num_rows))
+        self.sales = write_source(folder / "sales", "sales", small_rows(0, self.num_rows))
+        first = write_source(folder / "first", "stream", small_rows(0, self.num_rows))
         self.first = prepare_dataset(first, self.datasets).ref
 
     def arrive(self) -> None:
         """More rows of both; those of `sales` are for the next `prepare` to find."""
-        rows = _rows(self.num_rows, NEW_ROWS)
-        append_to_dataset(_write(self.folder / f"from-{self.num_rows}", "stream", rows), self.datasets)
+        rows = small_rows(self.num_rows, NEW_ROWS)
+        append_to_dataset(write_source(self.folder / f"from-{self.num_rows}", "stream", rows), self.datasets)
         self.num_rows += NEW_ROWS
-        _write(self.folder / "sales", "sales", _rows(0, self.num_rows))
+        write_source(self.folder / "sales", "sales", small_rows(0, self.num_rows))
 
 
-def _rows(first: int, num_rows: int) -> pd.DataFrame:
-    """Rows `first`, `first` + 1, …: two numbers and a category, the answer of which is mostly the sign of their sum."""
-    here, there, noise = np.random.default_rng(0).normal(size=(first + num_rows, 3))[first:].T
-    return pd.DataFrame(
-        {
-            "sample": [f"row-{i}" for i in range(first, first + num_rows)],
-            "day": np.arange(first, first + num_rows, dtype=float),
-            "label": np.where(here + there + 0.3 * noise > 0, "up", "down"),
-            "here": here,
-            "there": there,
-            "shop": np.where(np.arange(first, first + num_rows) % 3 == 0, "north", "south"),
-        }
-    )
-
-
-def _write(folder: Path, name: str, rows: pd.DataFrame) -> Path:
-    """A source of these rows; a reader never finds half a file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(folder / "rows.csv.new", index=False)
-    (folder / "rows.csv.new").replace(folder / "rows.csv")
-    (folder / "source.yaml").write_text(
-        f"name: {name}\n"
-        "task: {kind: classification, target: {file: rows.csv, column: label}}\n"
-        "id: {file: rows.csv, column: sample}\n"
-        "time: {file: rows.csv, column: day}\n"
-        "split: {test: 0.25}\n"
-        "modalities:\n"
-        "  first:  {kind: tabular, file: rows.csv, columns: [here, shop], categorical: [shop]}\n"
-        "  second: {kind: tabular, file: rows.csv, columns: [there]}\n"
-    )
-    return folder / "source.yaml"
-
-
-class Api:
-    """Prefect's REST API with password and CSRF token."""
-
-    def __init__(self, url: str, login: str) -> None:
-        self.url = url
-        self._login = "Basic " + base64.b64encode(login.encode()).decode()
-        self._client = str(uuid.uuid4())
-        self._token, self._until = "", 0.0
-        self.refused = 0
-        """Requests that the server asked to be sent again."""
-
-    def __call__(self, method: str, path: str, body: Any = None) -> Any:
-        """What a request is answered with."""
-        if time.monotonic() > self._until:
-            self._token = self._ask("GET", f"/csrf-token?client={self._client}")["token"]
-            self._until = time.monotonic() + 600  # it holds for an hour
-        return self._ask(method, path, body)
-
-    def all_runs(self, chosen: dict[str, Any]) -> list[dict[str, Any]]:
-        """Every flow run that a filter chooses."""
-        found: list[dict[str, Any]] = []
-        while True:
-            page = {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC", "limit": 200, "offset": len(found)}
-            found += (more := self("POST", "/flow_runs/filter", page))
-            if len(more) < 200:
-                return found
-
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        headers = {
-            "Content-Type": "application/json",
-            "Authorization": self._login,
-            "Prefect-Csrf-Client": self._client,
-            "Prefect-Csrf-Token": self._token,
-        }
-        data = None if body is None else json.dumps(body).encode()
-        for pause in (1, 2, 4, 8, 16, 0):
-            request = urllib.request.Request(self.url + path, data, headers, method=method)
-            try:
-                with urllib.request.urlopen(request, timeout=120) as answer:
-                    return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
-                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or not pause:
-                    raise
-                self.refused += 1  # its database is locked: nothing was done, as Prefect's own client takes it
-                time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
-
-
-@contextmanager
-def store_up(store: Path, runs_at_a_time: int, keep_seconds: float) -> Iterator[tuple[Api, psutil.Process]]:
-    """`polychoir up` on a store, with the server's own retentions shortened as well; stopped by SIGTERM at the end.
-
-    Raises:
-        RuntimeError: it did not start, did not stop, or left a process behind.
-    """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    environment = {
-        **kept,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "120",
-        # By default events are kept for 7 days and looked at every hour, and orphaned logs every day.
+def retention(keep_seconds: float) -> dict[str, str]:
+    """Settings that shorten the server's own retention too: 7 days for events, looked at every hour or day."""
+    return {
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"PT{round(keep_seconds)}S",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "60",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ORPHAN_CLEANUP_LOOP_SECONDS": "60",
     }
-    command = [sys.executable, "-m", "deployments.cli", "up", "--store", str(store), "--json"]
-    command += ["--runs", str(runs_at_a_time)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            if not (line := process.stdout.readline()):
-                raise RuntimeError(f"`polychoir up` ended with {process.wait()}")
-            addresses = json.loads(line)
-            api = Api(f"{addresses['prefect']}/api", Path(addresses["login"]).read_text())
-            yield api, psutil.Process(process.pid)
-            process.send_signal(signal.SIGTERM)
-            if (status := process.wait(STOP_SECONDS)) != 0:
-                raise RuntimeError(f"`polychoir up` ended with {status}")
-        finally:
-            process.kill()  # its guardian ends the rest
-    deadline = time.monotonic() + STOP_SECONDS
-    while left := of_store(store):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"processes are left: {[' '.join(one.cmdline()) for one in left]}")
-        time.sleep(0.5)
-
-
-def of_store(store: Path) -> list[psutil.Process]:
-    """The processes whose environment names this store."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get("PREFECT_HOME") == str(store / "prefect"):
-                found.append(process)
-    return found
 
 
 def memory(owner: psutil.Process) -> dict[str, tuple[int, int]]:
