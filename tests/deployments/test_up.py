@@ -61,14 +61,16 @@ def until(true: Callable[[], Any]) -> Any:
     raise AssertionError("it did not happen in time")
 
 
-def of_store(store: Path) -> list[psutil.Process]:
-    """The processes whose environment names this store."""
+def of_store(store: Path, argument: str = "") -> list[psutil.Process]:
+    """The living processes whose environment names this store and, if one is given, with ``argument`` in their
+    command."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("PREFECT_HOME") == str(store / "prefect"):
-                found.append(process)
-        except (psutil.Error, OSError):
+                if not argument or argument in process.cmdline():
+                    found.append(process)
+        except (psutil.Error, OSError):  # it ended while it was looked at
             continue
     return found
 
@@ -155,6 +157,6 @@ def works_by_itself(store: Path, addresses: dict[str, Any], api: Api) -> None:
     told = {"flows": {"name": {"any_": ["notify"]}}, "flow_runs": {"name": {"like_": "retrain-model"}}}
     assert until(lambda: api("POST", "/flow_runs/filter", told))
 
-    worker = next(one for one in of_store(store) if "worker-of-up" in one.cmdline())
+    (worker,) = of_store(store, "worker-of-up")
     worker.kill()
-    until(lambda: any("worker-of-up" in one.cmdline() and one.pid != worker.pid for one in of_store(store)))
+    until(lambda: any(one.pid != worker.pid for one in of_store(store, "worker-of-up")))
