@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import psutil
 from running_store import Api, TooLate, until
 
+from deployments.catalogue import LEARNERS_LIMIT
+
 Found = TypeVar("Found")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-LIMIT = "tag:learners"
 CALM_SECONDS = 61
 """A child of `up` that has run for a minute is started again after one second; before that the pause doubles."""
 _POLL_SECONDS = 0.2
@@ -120,17 +121,17 @@ class RunningStore:
 
     def set_limit(self, slots: int) -> None:
         """Let so many groups of learners train at a time, over all runs."""
-        body = {"name": LIMIT, "limit": slots, "active": True}
+        body = {"name": LEARNERS_LIMIT, "limit": slots, "active": True}
         try:
-            self.api("PATCH", f"/v2/concurrency_limits/{LIMIT}", body)
+            self.api("PATCH", f"/v2/concurrency_limits/{LEARNERS_LIMIT}", body)
         except urllib.error.HTTPError as error:
             if error.code != 404:
                 raise
             self.api("POST", "/v2/concurrency_limits/", body)
 
     def slots_taken(self) -> int:
-        """Slots of `LIMIT` that somebody holds."""
-        return self.api("GET", f"/v2/concurrency_limits/{LIMIT}")["active_slots"]
+        """Slots of `LEARNERS_LIMIT` that somebody holds."""
+        return self.api("GET", f"/v2/concurrency_limits/{LEARNERS_LIMIT}")["active_slots"]
 
     def processes_of(self, run: str) -> list[psutil.Process]:
         """The processes of a flow run: its own, and those that descend from it."""

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
-from deployments.catalogue import POOL, QUEUES, RUN_SETTINGS, TAG, DeploymentSpec, LimitSpec, catalogue, limits
+from deployments.catalogue import (
+    LEARNERS_LIMIT,
+    POOL,
+    QUEUES,
+    RUN_SETTINGS,
+    TAG,
+    DeploymentSpec,
+    LimitSpec,
+    catalogue,
+    limits,
+)
 from deployments.environments import Environment, check_protection
 from deployments.forms import form_schema
 from training_core.config import Config
@@ -135,9 +145,9 @@ class _Server:
             if not same:
                 self._client.upsert_global_concurrency_limit_by_name(spec.name, spec.limit)
             self._note("limit", spec.name, _outcome(found is not None, same))
-        if "tag:learners" in there and not wanted and self._prune:
-            self._client.delete_global_concurrency_limit_by_name("tag:learners")
-            self._note("limit", "tag:learners", "removed")
+        if LEARNERS_LIMIT in there and not wanted and self._prune:
+            self._client.delete_global_concurrency_limit_by_name(LEARNERS_LIMIT)
+            self._note("limit", LEARNERS_LIMIT, "removed")
 
     def put_deployment(self, spec: DeploymentSpec, environment: Environment) -> UUID:
         """A deployment under its name; its id stays when it is there already."""

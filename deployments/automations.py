@@ -56,7 +56,8 @@ def automations(
             EventTrigger(match=_MODELS, expect=_DECISIONS, for_each={"prefect.resource.id"}, threshold=1),
             tell(
                 "{{ event.payload.model }}: {{ event.event }}",
-                "version {{ event.payload.version }} (before: {{ event.payload.previous }}): {{ event.payload.why }}",
+                "{% if event.payload.version %}version {{ event.payload.version }}"
+                " (before: {{ event.payload.previous }}): {% endif %}{{ event.payload.why }}",
             ),
         ),
         _automation(

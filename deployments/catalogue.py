@@ -20,6 +20,8 @@ QUEUES: Mapping[Queue, int] = {"default": 5, "urgent": 1, "background": 10}
 """Priority of each queue, 1 first. `default` comes with the pool, and at priority 1: it has to make room first."""
 
 
+LEARNERS_LIMIT = "tag:learners"
+"""The limit that training a group of learners is counted by; its tasks carry the tag `learners`."""
 HEARTBEAT_SECONDS = 30
 """How often a flow run says that it lives; the shortest Prefect allows."""
 RUN_SETTINGS: Mapping[str, str] = {
@@ -128,4 +130,4 @@ def catalogue(environment: Environment, store: str) -> tuple[DeploymentSpec, ...
 
 def limits(gpu_slots: int) -> tuple[LimitSpec, ...]:
     """Limits by tag: groups of learners, one per GPU, so that no more wait at a machine than it can train."""
-    return (LimitSpec(name="tag:learners", limit=gpu_slots),) if gpu_slots else ()
+    return (LimitSpec(name=LEARNERS_LIMIT, limit=gpu_slots),) if gpu_slots else ()

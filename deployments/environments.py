@@ -73,8 +73,11 @@ class Environment(Config):
     notify: str = ""
     """`type/name` of a Prefect notification block, such as slack-webhook/operators, that the server tells what happens.
     By default notices are written by a run on the worker: to its log and as an artefact."""
-    protected: bool = False
-    """Whether others can reach the server: it must then ask for a password and for CSRF tokens."""
+
+    @property
+    def protected(self) -> bool:
+        """Whether others can reach the server: it must then ask for a password and for CSRF tokens."""
+        return self.name != "local"
 
     @model_validator(mode="after")
     def _is_tracked(self) -> Self:
@@ -97,10 +100,9 @@ class Environment(Config):
         """
         own: dict[str, Any] = {
             "local": {"timezone": local_timezone()},
-            "team": {"protected": True, "gpu_slots": 0, "store": "/store"},
+            "team": {"gpu_slots": 0, "store": "/store"},
             # There the cluster counts its GPUs itself.
             "cluster": {
-                "protected": True,
                 "gpu_slots": 0,
                 "store": "/store",
                 "pool_kind": "kubernetes",

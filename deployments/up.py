@@ -22,7 +22,13 @@ from typing import Any
 
 from deployments.catalogue import POOL, RUN_SETTINGS
 from deployments.processes import MARK, Child, end_in_turn, guarded
-from flows.embedded_server import in_place_of_embedded_server, keep_login, lay_out_database, login_of
+from flows.embedded_server import (
+    RECORDER_SETTINGS,
+    in_place_of_embedded_server,
+    keep_login,
+    lay_out_database,
+    login_of,
+)
 from training_core.artifacts import exclusive, machine_cache, private_folder, write_text_atomically
 from training_core.config import Config
 from training_core.errors import ConfigError, StorageError, TransientError
@@ -131,7 +137,6 @@ def settings(store: Path, addresses: Addresses, login: str) -> dict[str, str]:
         "PREFECT_API_AUTH_STRING": login,
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
         # A page from elsewhere in the browser of somebody who is at this machine must not start runs.
         "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(
@@ -141,10 +146,7 @@ def settings(store: Path, addresses: Addresses, login: str) -> dict[str, str]:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # Logs and artefacts of runs that tidying up has removed go with them; `flow_runs` would overrule its rules.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **RECORDER_SETTINGS,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "GIT_PYTHON_REFRESH": "quiet",
         **RUN_SETTINGS,

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPException
 from importlib.metadata import version
@@ -29,6 +29,13 @@ from training_core.errors import ConfigError, StorageError, TransientError
 
 START_SECONDS = 180
 """The first start on a machine migrates a database: 10-20 s when it is idle, several times that when it is busy."""
+RECORDER_SETTINGS: Mapping[str, str] = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+"""A recorder that writes often leaves little to wait for at the end. Prefect cuts the interval down to whole seconds,
+and at 0 it never sleeps: half a second would cost a whole core."""
 _LINGER_PROBES = 3
 _LEAVING_SECONDS = 15
 """An embedded server whose last user has just left is gone by then."""
@@ -190,11 +197,7 @@ def _start(home: Path) -> str:
         "PREFECT_SERVER_API_AUTH_STRING": keep_login(home),
         "PREFECT_UI_ENABLED": "0",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # A recorder that writes often leaves little to wait for at the end. Prefect cuts the interval down to whole
-        # seconds, and at 0 it never sleeps: half a second would cost a whole core.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        **RECORDER_SETTINGS,
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
     }

@@ -39,7 +39,7 @@ FLOWS = (
     "notify",
 )
 """Names of our flows: a server may be shared with others, whose runs are none of ours."""
-_DEPLOYED = "polychoir"
+DEPLOYED_TAG = "polychoir"
 """Tag of every run of our deployments."""
 
 
@@ -92,7 +92,7 @@ def _is_of(run: FlowRun, store: Path) -> bool:
     """
     place = run.parameters.get("store")
     if place is None:
-        return _DEPLOYED in run.tags
+        return DEPLOYED_TAG in run.tags
     return isinstance(place, str) and Path(place).is_absolute() and Path(place).resolve() == store
 
 

@@ -20,8 +20,9 @@ from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
 from deployments.apply import _wanted, spelt_out
 from deployments.automations import automations, is_ours
-from deployments.catalogue import HEARTBEAT_SECONDS, QUEUES, DeploymentSpec, catalogue, limits
+from deployments.catalogue import HEARTBEAT_SECONDS, QUEUES, TAG, DeploymentSpec, catalogue, limits
 from deployments.environments import Environment, check_protection, known_name, local_timezone
+from tasks.maintenance import DEPLOYED_TAG
 from training_core.errors import ConfigError
 
 SPECS = catalogue(Environment(), "/store")
@@ -33,6 +34,15 @@ IDS = {spec.name: uuid4() for spec in SPECS}
 
 def by_name(environment: Environment, block: UUID | None = None) -> dict[str, Any]:
     return {one.name.partition(": ")[2]: one for one in automations(environment, SPECS, IDS, block)}
+
+
+def hydrated(action: RunDeployment, name: str, payload: dict[str, Any]) -> Any:
+    """The parameters of a run that an event starts, as the server fills them in."""
+    event = Event(event=name, resource=Resource({"prefect.resource.id": "m"}), payload=payload)
+    context = HydrationContext(
+        render_jinja=True, jinja_context={"event": event}, render_workspace_variables=False, raise_on_error=True
+    )
+    return hydrate(action.parameters or {}, context)
 
 
 def fields(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,6 +104,10 @@ def test_no_flow_is_forgotten() -> None:
     modules = [import_module(f"flows.{path.stem}") for path in FLOWS.glob("*.py") if "@flow(" in path.read_text()]
     there = {one.name for module in modules for one in vars(module).values() if isinstance(one, Flow)}
     assert there == {spec.flow().name for spec in SPECS}
+
+
+def test_maintenance_knows_what_was_deployed_by_its_tag() -> None:
+    assert DEPLOYED_TAG == TAG
 
 
 def test_whichever_models_have_a_champion_are_monitored_on_one_schedule() -> None:
@@ -159,12 +173,31 @@ def test_drift_starts_a_retraining_with_values_not_text() -> None:
     assert isinstance(action, RunDeployment)
     assert action.deployment_id == IDS["retrain"]
     told = {"retrain": {"model": "sho'es <1>", "reason": "degradation", "rule": {"min_days": 3.0}}}
-    event = Event(event="polychoir.drift.detected", resource=Resource({"prefect.resource.id": "m"}), payload=told)
-    context = HydrationContext(
-        render_jinja=True, jinja_context={"event": event}, render_workspace_variables=False, raise_on_error=True
-    )
-    assert hydrate(action.parameters or {}, context) == {"request": told["retrain"]}
+    assert hydrated(action, "polychoir.drift.detected", told) == {"request": told["retrain"]}
     assert automation.trigger.expect == {"polychoir.drift.detected"}
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "subject", "body"),
+    [
+        (
+            "polychoir.model.promoted",
+            {"model": "shoes", "version": 3, "previous": 2, "by": "ann", "why": "better"},
+            "shoes: polychoir.model.promoted",
+            "version 3 (before: 2): better",
+        ),
+        (
+            "polychoir.retrain.refused",
+            {"model": "shoes", "why": "too soon"},
+            "shoes: polychoir.retrain.refused",
+            "too soon",
+        ),
+    ],
+)
+def test_a_notice_reads_as_a_sentence(event: str, payload: dict[str, Any], subject: str, body: str) -> None:
+    automation = by_name(Environment())["a change of champion is told"]
+    assert event in automation.trigger.expect
+    assert hydrated(automation.actions[0], event, payload) == {"subject": subject, "body": body}
 
 
 def test_a_run_counts_as_dead_after_several_missed_heartbeats() -> None:
@@ -247,6 +280,13 @@ def test_a_server_others_can_reach_needs_a_password(name: str, monkeypatch: pyte
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", weak)
         with pytest.raises(ConfigError, match="12 characters"):
             check_protection(environment)
+
+
+def test_nobody_can_set_that_a_server_needs_no_password() -> None:
+    with pytest.raises(ConfigError, match="protected"):
+        Environment.named("team", {"protected": False})
+    assert Environment.named("team").protected
+    assert Environment.named("cluster", CLUSTER).protected
 
 
 def test_this_machine_alone_needs_none() -> None:

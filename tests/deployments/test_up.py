@@ -67,9 +67,9 @@ def of_store(store: Path, argument: str = "") -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("PREFECT_HOME") == str(store / "prefect"):
-                if not argument or argument in process.cmdline():
-                    found.append(process)
+            is_of = process.environ().get("PREFECT_HOME") == str(store / "prefect")
+            if is_of and (not argument or argument in process.cmdline()):
+                found.append(process)
         except (psutil.Error, OSError):  # it ended while it was looked at
             continue
     return found
