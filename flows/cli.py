@@ -33,7 +33,6 @@ from flows.console import (
     errors_shown,
     print_json,
     screen,
-    terminated_shown,
 )
 from training_core.errors import ConfigError
 
@@ -165,8 +164,7 @@ def _train(load: "Callable[[], RunConfig]", store: Path, as_json: bool, verbose:
         config = load()
         check_dataset(config.dataset, store)
         console = screen(stderr=as_json)
-        with terminated_shown():
-            summary = _run_flow(config, store.resolve(), console, verbose)
+        summary = _run_flow(config, store.resolve(), console, verbose)
         if as_json:
             print_json(summary)
             return

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.data import prepare_data
-from tasks.model_evaluation import find_models, in_use, measure_model, plan_oracles, publish_evaluation, train_oracle
+from tasks.data import in_use, prepare_data
+from tasks.model_evaluation import find_models, measure_model, plan_oracles, publish_evaluation, train_oracle
 from training_core.campaigns.evaluation.config import EvaluationConfig
 from training_core.campaigns.evaluation.keeping import KeptEvaluation
 

@@ -45,7 +45,10 @@ By = Annotated[str | None, typer.Option("--by", help="Who decides, for the ledge
 def models(
     model: Annotated[
         str | None,
-        typer.Argument(help="A name for its versions; NAME@ALIAS or models:/NAME/VERSION for one.", metavar="[MODEL]"),
+        typer.Argument(
+            help="A name for its versions; NAME@ALIAS or models:/NAME/VERSION with --check or --against.",
+            metavar="[MODEL]",
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Is it fit to be built in: status, files, libraries, answers, gates?")
@@ -61,6 +64,12 @@ def models(
 ) -> None:
     """List registered models, or the versions of one: which answers, where each comes from, what was decided."""
     with errors_shown(as_json, verbose):
+        if model is None and (check or against):
+            raise ConfigError("--check and --against are about one model; name it, such as shoes@challenger")
+        if check and against:
+            raise ConfigError("--check and --against answer different questions; give one of them at a time")
+        if export and not check:
+            raise ConfigError("--export is a part of --check; give both")
         place, console = store.resolve(), screen(stderr=as_json)
         if model is None:
             _list_models(place, console, as_json)

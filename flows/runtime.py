@@ -18,6 +18,7 @@ from uuid import UUID
 
 import psutil
 
+from flows.console import terminated_shown
 from flows.embedded_server import embedded_server, login_of
 from training_core.artifacts import private_folder
 from training_core.tracking.processes import is_abandoned, process_tags
@@ -81,6 +82,8 @@ def run_flow(
 ) -> Any:
     """Bring Prefect up, run a flow there with its progress shown, and wait until the server knows how it ended.
 
+    SIGTERM ends the flow meanwhile as an interruption does.
+
     Args:
         start: runs the flow and gives its final state; only within it may Prefect and the flow be imported.
         view: told what happens.
@@ -104,7 +107,7 @@ def run_flow(
 
     private_folder(store)
     view({"event": "stage", "text": "starting Prefect"})
-    with prefect_at(store, verbose, meanwhile=get_ready):
+    with terminated_shown(), prefect_at(store, verbose, meanwhile=get_ready):
         from prefect import tags
 
         from tasks.progress import listening

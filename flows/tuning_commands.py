@@ -19,7 +19,6 @@ from flows.console import (
     errors_shown,
     print_json,
     screen,
-    terminated_shown,
 )
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def tune(
         check_dataset(config.dataset, store)
         _check_space(config, store.resolve())
         console = screen(stderr=as_json)
-        with terminated_shown():
-            summary = _run_flow(config, store.resolve(), console, verbose)
+        summary = _run_flow(config, store.resolve(), console, verbose)
         if as_json:
             print_json(summary)
             return

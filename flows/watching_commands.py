@@ -224,9 +224,8 @@ def _retrain(request: "RetrainConfig", store: Path, console: Console, verbose: b
 
 
 def _run(start: Any, store: Path, console: Console, verbose: bool) -> Any:
-    from flows.console import terminated_shown
     from flows.runtime import run_flow
     from flows.screen import TrainingView
 
-    with terminated_shown(), TrainingView(console).live() as view:
+    with TrainingView(console).live() as view:
         return run_flow(start, view, store, ("mlflow",), verbose)

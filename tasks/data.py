@@ -1,6 +1,7 @@
 """Tasks about data: name a dataset version, cut it into bags."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from prefect import task
@@ -25,6 +26,13 @@ def prepare_data(name_or_source: str, store: Path) -> DatasetRef:
     """Find a dataset version, or publish one from its source; see `campaigns.bagging.resolve_dataset`."""
     stage(f"preparing {name_or_source}")
     return bagging.resolve_dataset(name_or_source, store)
+
+
+@contextmanager
+def in_use(dataset: DatasetRef) -> Iterator[None]:
+    """For as long as the block lasts nobody may remove the version of the data set, which tasks open and close."""
+    with closing(bagging.open_dataset(dataset)):
+        yield
 
 
 @task(name="publish-quality", task_run_name="publish quality report")

@@ -1,7 +1,5 @@
 """Tasks of the full evaluation of a model: find it, retrain what it is compared with, measure, tell people."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 from prefect import task
@@ -10,7 +8,6 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from tasks.policies import NUM_RETRIES, RETRY_DELAY_SECONDS, is_transient
 from tasks.progress import announce, stage
 from tasks.tracking import prefect_tags
-from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.evaluation import keeping, measure, oracle, subject
 from training_core.campaigns.evaluation.config import EvaluationConfig
 from training_core.campaigns.evaluation.keeping import KeptEvaluation
@@ -19,13 +16,6 @@ from training_core.campaigns.evaluation.outcome import EvaluationReport
 from training_core.campaigns.evaluation.subject import ModelRef
 from training_core.campaigns.run_config import RunConfig
 from training_core.jobs import DatasetRef
-
-
-@contextmanager
-def in_use(dataset: DatasetRef) -> Iterator[None]:
-    """For as long as the block lasts nobody may remove the version of the data set, which tasks open and close."""
-    with closing(open_dataset(dataset)):
-        yield
 
 
 @task(name="find-models", task_run_name="find models")

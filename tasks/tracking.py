@@ -1,17 +1,18 @@
 """Tasks that tell the tracker what happened, with tags that lead from MLflow to Prefect; artefacts lead back."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 
+from tasks.data import in_use
 from tasks.progress import listening, stage
 from training_core.artifacts import ArtifactRef
 from training_core.campaigns import recording
-from training_core.campaigns.bagging import Plan, open_dataset
+from training_core.campaigns.bagging import Plan
 from training_core.campaigns.promotion import registration
 from training_core.campaigns.recording import RecordRef
 from training_core.campaigns.run_config import RunConfig
@@ -29,7 +30,7 @@ def recorded(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator[Recor
     record = begin_record(run, dataset, store)
     get_run_logger().info("recorded as run %s in %s", record.run_id, record.location)
     try:
-        with closing(open_dataset(dataset)), listening(partial(recording.record_progress, record)):
+        with in_use(dataset), listening(partial(recording.record_progress, record)):
             yield record
     except BaseException:
         recording.end_record(record, "FAILED")

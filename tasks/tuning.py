@@ -1,16 +1,16 @@
 """Tasks that tune: open a study and its record, run its trials where all learners train, publish what came of it."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from tasks.data import in_use
 from tasks.progress import announce, stage
 from tasks.tracking import prefect_tags
 from tasks.training import launching
-from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.clock import RunClock
 from training_core.campaigns.recording import RecordRef, end_record
 from training_core.campaigns.run_config import RunConfig
@@ -42,7 +42,7 @@ def recorded_study(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator
     """
     record = prepare_study(run, dataset, store)
     try:
-        with closing(open_dataset(dataset)):
+        with in_use(dataset):
             yield record
     except BaseException:
         end_record(record, "FAILED")

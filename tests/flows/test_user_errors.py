@@ -68,6 +68,20 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     assert "nothing" in only_line(polychoir(*arguments))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--check",), "name it"),
+        (("--against", "2"), "name it"),
+        (("shoes", "--check", "--against", "2"), "one of them at a time"),
+        (("shoes", "--export"), "--export is a part of --check"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    assert said in only_line(polychoir("models", *arguments, "--store", tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
 def test_errors_are_json_when_json_is_asked_for(tmp_path: Path) -> None:
     result = polychoir("train", "nothing", "--store", tmp_path / "store", "--json")
     assert result.returncode == 2
