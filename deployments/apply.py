@@ -145,7 +145,7 @@ class _Server:
             if not same:
                 self._client.upsert_global_concurrency_limit_by_name(spec.name, spec.limit)
             self._note("limit", spec.name, _outcome(found is not None, same))
-        if LEARNERS_LIMIT in there and not wanted and self._prune:
+        if LEARNERS_LIMIT in there and not wanted:  # 0 is a choice, not something that was forgotten
             self._client.delete_global_concurrency_limit_by_name(LEARNERS_LIMIT)
             self._note("limit", LEARNERS_LIMIT, "removed")
 
@@ -199,7 +199,7 @@ class _Server:
                 self._client.update_automation(found.id, spelt_out(wanted, found.enabled))
             self._note("automation", wanted.name, _outcome(True, same))
         names = {wanted.name for wanted in listed}
-        for stray in there if self._prune else ():
+        for stray in there:  # what a schedule that is not there any more had raised, too
             if stray.name not in names:
                 self._client.delete_automation(stray.id)
                 self._note("automation", stray.name, "removed")
@@ -256,8 +256,7 @@ def _wanted(spec: DeploymentSpec, environment: Environment) -> dict[str, Any]:
     from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 
     flow = spec.flow()
-    strategy = ConcurrencyLimitStrategy.CANCEL_NEW if spec.when_busy == "refuse" else ConcurrencyLimitStrategy.ENQUEUE
-    alone = spec.when_busy != "start"
+    alone = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     settings = {**RUN_SETTINGS, **({"MLFLOW_TRACKING_URI": environment.tracking} if environment.tracking else {})}
     return {
         "description": flow.description,
@@ -270,8 +269,8 @@ def _wanted(spec: DeploymentSpec, environment: Environment) -> dict[str, Any]:
         "parameter_openapi_schema": form_schema(flow),
         "enforce_parameter_schema": True,
         "job_variables": {"env": settings, **({"gpus": str(spec.gpus)} if spec.gpus else {})},
-        "concurrency_limit": 1 if alone else None,
-        "concurrency_options": ConcurrencyOptions(collision_strategy=strategy) if alone else None,
+        "concurrency_limit": 1 if spec.alone else None,
+        "concurrency_options": alone if spec.alone else None,
         "schedules": [
             {
                 "slug": schedule.slug,

@@ -57,8 +57,8 @@ class DeploymentSpec(Config):
     parameters: Mapping[str, Any] = {}
     """Defaults of the form."""
     schedules: tuple[ScheduleSpec, ...] = ()
-    when_busy: Literal["start", "wait", "refuse"] = "start"
-    """What becomes of a run while another one of this deployment goes on."""
+    alone: bool = False
+    """Whether a run is cancelled while another one of this deployment goes on."""
     gpus: NonNegativeInt = 0
     """GPUs of a Kubernetes job; a process uses those of its machine."""
     alarmed: bool = True
@@ -108,12 +108,10 @@ def catalogue(environment: Environment, store: str) -> tuple[DeploymentSpec, ...
             queue="urgent",
             parameters=place,
             schedules=on_schedule("daily", environment.monitor),
-            when_busy="refuse",
+            alone=True,
         ),
-        # Whoever asks for a second retraining gets none: drift may be seen again before it is answered.
-        DeploymentSpec(
-            entrypoint="flows.retrain.retrain_model", name="retrain", parameters=place, when_busy="refuse", gpus=gpus
-        ),
+        # Not `alone`: a second one of the same model refuses itself and tells; another model may be trained meanwhile.
+        DeploymentSpec(entrypoint="flows.retrain.retrain_model", name="retrain", parameters=place, gpus=gpus),
         DeploymentSpec(entrypoint="flows.promote.promote_model", name="promote", queue="urgent", parameters=place),
         DeploymentSpec(entrypoint="flows.promote.rollback_model", name="rollback", queue="urgent", parameters=place),
         DeploymentSpec(
@@ -122,7 +120,7 @@ def catalogue(environment: Environment, store: str) -> tuple[DeploymentSpec, ...
             queue="background",
             parameters=place,
             schedules=on_schedule("nightly", environment.maintain),
-            when_busy="refuse",
+            alone=True,
         ),
         DeploymentSpec(entrypoint="flows.notify.notify", name="notify", queue="urgent", alarmed=False),
     )

@@ -5,12 +5,11 @@ import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
-from urllib.parse import urlsplit
 
 import pydantic
 from pydantic import AfterValidator, model_validator
 
-from training_core.config import Config, explain
+from training_core.config import Config, explain, holds_secret
 from training_core.errors import ConfigError, TransientError
 from training_core.quantities import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -85,9 +84,10 @@ class Environment(Config):
             raise ValueError(
                 "its jobs share no database; set tracking=http://… to the address of MLflow as they see it"
             )
-        if urlsplit(self.tracking).password:
+        if holds_secret(self.tracking):
             raise ValueError(
-                "`tracking` holds a password, which the Prefect UI would show; give MLFLOW_TRACKING_PASSWORD"
+                "`tracking` holds a password, which the Prefect UI would show; give MLFLOW_TRACKING_PASSWORD, or "
+                "MLFLOW_TRACKING_TOKEN"
             )
         return self
 

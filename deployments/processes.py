@@ -150,11 +150,12 @@ def guarded(mark: str) -> Iterator[None]:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The processes of this user that carry the mark, this one left out."""
+    """The living processes of this user that carry the mark, this one left out."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+            is_marked = process.pid != os.getpid() and process.environ().get(MARK) == mark
+            if is_marked and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
@@ -172,7 +173,7 @@ def end_marked(mark: str, patience: float = PATIENCE_SECONDS) -> None:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         time.sleep(_POLL_SECONDS)
-        left = [process for process in marked(mark) if process.status() != psutil.STATUS_ZOMBIE]
+        left = marked(mark)
 
 
 def _described(status: int) -> str:

@@ -160,11 +160,12 @@ def _children(store: Path, addresses: Addresses, config: UpConfig, environment: 
     without_server = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
     server = [*python, "prefect", "server", "start", "--host", HOST, "--port", _port_of(addresses.prefect)]
     mlflow = [*python, "mlflow", "server", "--host", HOST, "--port", _port_of(addresses.mlflow), "--workers", "1"]
-    mlflow += ["--backend-store-uri", environment["MLFLOW_TRACKING_URI"], "--no-serve-artifacts"]
-    mlflow += ["--default-artifact-root", (store.absolute() / "mlartifacts").as_uri()]
+    mlflow += ["--no-serve-artifacts", "--default-artifact-root", (store.absolute() / "mlartifacts").as_uri()]
+    # On the command line every user of the machine could read the password of a database.
+    of_mlflow = {**environment, "MLFLOW_BACKEND_STORE_URI": environment["MLFLOW_TRACKING_URI"]}
     worker = [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", _WORKER]
     worker += ["--limit", str(config.runs), "--install-policy", "never", "--no-create-pool-if-not-found"]
-    pages = [] if tracking_server(store) else [Child("mlflow", mlflow, environment, folder)]
+    pages = [] if tracking_server(store) else [Child("mlflow", mlflow, of_mlflow, folder)]
     return [
         Child("server", server, without_server, folder),
         *pages,

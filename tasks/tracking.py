@@ -22,16 +22,23 @@ from training_core.jobs import DatasetRef, JobReport
 
 @contextmanager
 def recorded(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator[RecordRef]:
-    """The run's record in the tracker for as long as the block lasts; closed as failed when the block raises.
+    """The run's record in the tracker for as long as the block lasts; see `ended_with`."""
+    record = begin_record(run, dataset, store)
+    get_run_logger().info("recorded as run %s in %s", record.run_id, record.location)
+    with ended_with(record, dataset), listening(partial(recording.record_progress, record)):
+        yield record
+
+
+@contextmanager
+def ended_with(record: RecordRef, dataset: DatasetRef) -> Iterator[None]:
+    """End a record when the block ends, as failed when it raises.
 
     For so long the version of the data set is in use as well: tasks open and close it, and nobody may remove it
     between two of them.
     """
-    record = begin_record(run, dataset, store)
-    get_run_logger().info("recorded as run %s in %s", record.run_id, record.location)
     try:
-        with in_use(dataset), listening(partial(recording.record_progress, record)):
-            yield record
+        with in_use(dataset):
+            yield
     except BaseException:
         recording.end_record(record, "FAILED")
         raise

@@ -7,12 +7,11 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from tasks.data import in_use
 from tasks.progress import announce, stage
-from tasks.tracking import prefect_tags
+from tasks.tracking import ended_with, prefect_tags
 from tasks.training import launching
 from training_core.campaigns.clock import RunClock
-from training_core.campaigns.recording import RecordRef, end_record
+from training_core.campaigns.recording import RecordRef
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.tuning import recording
 from training_core.campaigns.tuning.held_out import compare_held_out
@@ -36,18 +35,10 @@ def prepare_study(run: RunConfig, dataset: DatasetRef, store: Path) -> RecordRef
 
 @contextmanager
 def recorded_study(run: RunConfig, dataset: DatasetRef, store: Path) -> Iterator[RecordRef]:
-    """The study's record for as long as the block lasts; closed as failed when the block raises.
-
-    For so long nobody may remove the version of the data set, which trials open and close.
-    """
+    """The study's record for as long as the block lasts; see `tasks.tracking.ended_with`."""
     record = prepare_study(run, dataset, store)
-    try:
-        with in_use(dataset):
-            yield record
-    except BaseException:
-        end_record(record, "FAILED")
-        raise
-    end_record(record, "FINISHED")
+    with ended_with(record, dataset):
+        yield record
 
 
 @task(name="run-trials", task_run_name="run trials")

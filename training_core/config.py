@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Self, TypeGuard, get_args
 
@@ -10,6 +11,12 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from training_core.errors import ConfigError
+
+_SECRETS = re.compile(
+    r"""((?:://[^/@:\s'"]*:|https?://)(?=[^/@\s'"]+@)|[?&](?:\w*pass\w*|\w*token|\w*secret)=)[^/@&\s'"]+""",
+    re.IGNORECASE,
+)
+"""What is before a secret in an address, and the secret: `//user:SECRET@`, `https://SECRET@`, `?password=SECRET`."""
 
 
 class Config(BaseModel):
@@ -60,7 +67,17 @@ def explain(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
         else:
             message = item["msg"].removeprefix("Value error, ")
             parts.append(f"'{key}' is {item['input']!r}: {message[0].lower()}{message[1:]}")
-    return "; ".join(parts)
+    return without_secrets("; ".join(parts))
+
+
+def holds_secret(uri: str) -> bool:
+    """Whether an address has a password or a token in it, which everybody would see who is shown the address."""
+    return without_secrets(uri) != uri
+
+
+def without_secrets(text: str) -> str:
+    """A text as it may be shown: of the addresses in it the passwords and tokens replaced by `…`."""
+    return _SECRETS.sub(r"\1…", text)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

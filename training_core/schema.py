@@ -24,6 +24,8 @@ TaskKind = Literal["classification", "multilabel", "regression"]
 TaskUnit = Literal["sample", "next_token", "pixel"]
 Pattern = frozenset[str]
 """An availability pattern: the names of the modalities that are present."""
+MAX_ENUMERATED = 4
+"""Up to so many modalities every pattern is judged; of more, the full set and each single modality hidden or alone."""
 
 
 class ColumnSpec(Config):
@@ -253,7 +255,7 @@ def _names(given: Iterable[str] | int) -> tuple[str, ...]:
     return tuple(map(str, range(given))) if isinstance(given, int) else tuple(given)
 
 
-def patterns_to_judge(names: Iterable[str], max_enumerated: int = 4) -> list[Pattern]:
+def patterns_to_judge(names: Iterable[str], max_enumerated: int = MAX_ENUMERATED) -> list[Pattern]:
     """The availability patterns a report shows, the full set first.
 
     Up to `max_enumerated` modalities: every non-empty pattern. More: the full set, each single modality absent,

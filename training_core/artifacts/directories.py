@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -268,6 +268,15 @@ def mark_used(directory: Path) -> None:
     """Note that a published directory is used now, for whoever removes what nobody has used for long."""
     with suppress(OSError):  # somebody else's, or on its way out
         os.utime(directory)
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Files by when they were written, those that somebody removes meanwhile left out."""
+    found: list[tuple[float, Path]] = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found.append((-path.stat().st_mtime, path))
+    return [path for _, path in sorted(found)]
 
 
 @contextmanager

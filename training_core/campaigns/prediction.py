@@ -45,6 +45,18 @@ def load_ensemble(model: str, store: Path) -> Ensemble:
     return Ensemble.load(find_ensemble(model, store)[1].path)
 
 
+def require_name(model: str) -> None:
+    """Go on only with what may be a registered model, not with a path where no ensemble is.
+
+    Raises:
+        ConfigError: it is one; says what else may be given.
+    """
+    if "/" in model and not model.startswith("models:/"):
+        raise ConfigError(
+            f"no ensemble in {model}; give an ensemble's folder, models:/NAME/VERSION, NAME@champion or a model's name"
+        )
+
+
 def find_ensemble(model: str, store: Path) -> tuple[str, ArtifactRef]:
     """What a model is called, `latest` replaced by a version, and its files, compared with their checksums.
 
@@ -60,10 +72,7 @@ def find_ensemble(model: str, store: Path) -> tuple[str, ArtifactRef]:
         verify_published(ref)
         mark_used(folder)
         return str(folder), ref
-    if "/" in model.removeprefix("models:/") and not model.startswith("models:/"):
-        raise ConfigError(
-            f"no ensemble in {model}; give an ensemble's folder, models:/NAME/VERSION, NAME@champion or a model's name"
-        )
+    require_name(model)
     found = open_tracker(["mlflow"], store).resolve_model(model_uri(model))
     ref = open_published(found.path)
     if found.sha256 is not None and found.sha256 != ref.sha256:

@@ -1,11 +1,11 @@
 """What a run leaves with the tracker: itself, a child run per learner, the ensemble as a registered model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from training_core.artifacts import ArtifactRef, write_text_atomically
+from training_core.artifacts import ArtifactRef, newest_first, write_text_atomically
 from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.report import render_html
 from training_core.campaigns.run_config import RunConfig
@@ -91,7 +91,8 @@ def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[Job
             continue
         run_id = tracker.log_run(record.run_id, _learner_record(named[report.name], report))
         if report.artifact is not None:
-            line = json.dumps({"location": record.location, "run_id": run_id})
+            # Which may be the fallback by now, that the run itself did not begin in.
+            line = json.dumps({"location": tracker.location, "run_id": run_id})
             _marker(record, report.artifact).parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(_marker(record, report.artifact), line)
     if reused:
@@ -131,6 +132,16 @@ def report_path(record: RecordRef) -> Path:
 def settings_path(store: Path, run_id: str) -> Path:
     """Where the settings of a run are kept: whoever retrains it for a comparison starts from them."""
     return store / "reports" / f"{run_id}.settings.json"
+
+
+def summaries(store: Path) -> Iterator[RunSummary]:
+    """Of all runs whose reports are in the store, the newest first."""
+    for path in newest_first((store / "reports").glob("*.json")):
+        try:
+            summary = RunSummary.model_validate_json(path.read_text())
+        except (OSError, ValueError):  # the settings of a run, or the summary of another version of Polychoir
+            continue
+        yield summary
 
 
 def write_report(record: RecordRef, summary: RunSummary) -> None:

@@ -220,7 +220,10 @@ def _columns_from_frame(
 
 
 def samples_from_arrays(
-    arrays: "Mapping[str, np.ndarray | pd.DataFrame | Sequence[Any] | None]", spec: DataSpec, ids: Any = None
+    arrays: "Mapping[str, np.ndarray | pd.DataFrame | Sequence[Any] | None]",
+    spec: DataSpec,
+    ids: Any = None,
+    num_rows: int = 0,
 ) -> Samples:
     """Samples from an array, data frame or list of texts per modality; what is None or not given is missing.
 
@@ -229,6 +232,7 @@ def samples_from_arrays(
             [N] for a text. Rows of NaN, None and empty strings are missing.
         spec: of the samples (a data set's, not an encoded one).
         ids: of the samples [N]; row numbers by default.
+        num_rows: N where it is known, so that samples may lack every modality.
 
     Raises:
         DataError: a name is no modality, lengths differ, there are no rows, or a shape is not what `spec` says.
@@ -239,11 +243,11 @@ def samples_from_arrays(
     if unknown := [name for name in given if name not in spec.names]:
         raise DataError(f"'{unknown[0]}' is no modality; expected some of {', '.join(spec.names)}")
     lengths = {name: len(values) for name, values in given.items()} | ({} if ids is None else {"ids": len(ids)})
-    if not given or min(lengths.values()) == 0:
+    if (not given and not num_rows) or min(lengths.values(), default=num_rows) == 0:
         raise DataError(f"there are no rows of any modality; expected some of {', '.join(spec.names)}")
     if len(set(lengths.values())) > 1:
         raise DataError(f"arrays differ in length: {', '.join(f'{k} {n}' for k, n in lengths.items())}")
-    num_rows = next(iter(lengths.values()))
+    num_rows = next(iter(lengths.values()), num_rows)
     inputs: dict[str, np.ndarray] = {}
     available: dict[str, np.ndarray] = {}
     for modality in spec.modalities:

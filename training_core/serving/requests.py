@@ -80,7 +80,7 @@ def read_request(body: bytes, spec: DataSpec, max_rows: int) -> Samples:
     num_rows = max([num_rows, *map(len, arrays.values())])
     _refuse_many(num_rows, max_rows)  # of .npy files only now
     try:
-        return samples_from_arrays(arrays, spec, None if ids is None else _ids(ids, num_rows))
+        return samples_from_arrays(arrays, spec, None if ids is None else _ids(ids, num_rows), num_rows)
     except DataError as error:
         raise RefusedError(str(error)) from None
 

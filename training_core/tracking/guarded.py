@@ -96,8 +96,10 @@ class Guarded:
 
     def log_run(self, parent_id: str, record: RunRecord) -> str:
         """Record a finished child run."""
-        run_id = self._ask(self._leader, lambda tracker: tracker.log_run(parent_id, record)) or new_run_id()
-        self._post(_Record(lambda tracker: tracker.log_run(parent_id, record, run_id=run_id)), self._followers)
+        patience = self._upload_patience if record.artifacts else self._patience
+        run_id = self._ask(self._leader, lambda tracker: tracker.log_run(parent_id, record), patience) or new_run_id()
+        again = _Record(lambda tracker: tracker.log_run(parent_id, record, run_id=run_id))
+        self._post(again, self._followers, patience)
         return run_id
 
     def log_progress(self, parent_id: str, name: str, metrics: Mapping[str, float], step: int) -> None:

@@ -320,7 +320,7 @@ class MLflowTracker:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
                 download = import_mlflow().artifacts.download_artifacts
-                found = download(artifact_uri=location, dst_path=unfinished, tracking_uri=self.location)
+                found = download(artifact_uri=location, dst_path=unfinished, tracking_uri=self._uri)
                 with suppress(OSError):  # another process was faster
                     Path(found).rename(folder)
         return folder

@@ -46,8 +46,6 @@ from training_core.jobs import DatasetRef
 from training_core.schema import Pattern, Samples, TaskSpec, patterns_to_judge
 from training_core.selection.ensemble import Ensemble
 
-MAX_ENUMERATED = 4
-"""Up to so many modalities every pattern is judged; of more, the full set and each single modality hidden or alone."""
 _MAX_PAIRED = 24
 """Learners of which every pair is compared: 276 pairs."""
 _SAMPLED_ROWS = 400
@@ -193,7 +191,7 @@ def _patterns(judge: _Judge, oracles: Sequence[OracleRef]) -> tuple[PatternEvalu
     task, target, drawn, level = judge.task, judge.target, judge.drawn, judge.request.level
     by_pattern = {frozenset(oracle.available): oracle for oracle in oracles}
     found = []
-    for pattern in patterns_to_judge(judge.names, MAX_ENUMERATED):
+    for pattern in patterns_to_judge(judge.names):
         mine = judge[ENSEMBLE].under(pattern)
         best, mean = judge.values(BEST_SINGLE, pattern), judge.values(PLAIN_MEAN, pattern)
         found.append(

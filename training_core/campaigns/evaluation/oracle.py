@@ -11,10 +11,7 @@ from training_core.campaigns.library import fit_ensemble
 from training_core.campaigns.run_config import RunConfig
 from training_core.config import Config
 from training_core.jobs import OnEvent
-from training_core.schema import patterns_to_judge
-
-MAX_ENUMERATED = 4
-"""Up to so many modalities there is an oracle for every pattern that lacks some; of more, for each missing one."""
+from training_core.schema import MAX_ENUMERATED, patterns_to_judge
 
 
 class OracleRef(Config):
@@ -27,13 +24,15 @@ class OracleRef(Config):
 def oracle_runs(model: ModelRef, store: Path) -> tuple[RunConfig, ...]:
     """The runs that train the oracles of a model: its own run on its own data, on fewer modalities.
 
+    Of up to `schema.MAX_ENUMERATED` modalities one for every pattern that lacks some; of more, for each missing one.
+
     Where the store has no record of the model's run, the settings are the defaults, with the model's seed.
     """
     ensemble = model.load()
     names = ensemble.spec.names
     base = training_settings(model.artifact, store) or RunConfig(dataset="", seed=ensemble.manifest.seed)
     few = len(names) <= MAX_ENUMERATED
-    patterns = [p for p in patterns_to_judge(names, MAX_ENUMERATED) if few or len(p) == len(names) - 1]
+    patterns = [p for p in patterns_to_judge(names) if few or len(p) == len(names) - 1]
     return tuple(
         base.model_copy(
             update={

@@ -8,7 +8,7 @@ import numpy as np
 
 from training_core.artifacts import ArtifactRef, is_published, open_published
 from training_core.campaigns.prediction import find_ensemble
-from training_core.campaigns.recording import settings_path
+from training_core.campaigns.recording import settings_path, summaries
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import RunSummary
 from training_core.config import Config
@@ -46,11 +46,7 @@ def find_model(model: str, store: Path) -> ModelRef:
 
 def training_run(artifact: ArtifactRef, store: Path) -> RunSummary | None:
     """The summary of the run that an ensemble came from, the newest of several; None where the store has none."""
-    for path in sorted((store / "reports").glob("*.json"), key=lambda path: -path.stat().st_mtime):
-        try:
-            summary = RunSummary.model_validate_json(path.read_text())
-        except (OSError, ValueError):  # the settings of a run, or the summary of another version of Polychoir
-            continue
+    for summary in summaries(store):
         folder = Path(summary.ensemble)
         if is_published(folder) and open_published(folder).sha256 == artifact.sha256:
             return summary

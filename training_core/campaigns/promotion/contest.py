@@ -15,8 +15,6 @@ from training_core.evaluation.statistics import Difference, compare, compare_los
 from training_core.schema import Pattern, TaskSpec, patterns_to_judge
 from training_core.selection.ensemble import Ensemble
 
-MAX_ENUMERATED = 4
-"""Up to so many modalities every pattern is compared; of more, the full set and each modality hidden or alone."""
 _NO_SPREAD = 1e-12  # of the largest value: what rounding leaves of the spread of equal numbers
 
 
@@ -121,7 +119,7 @@ def hold_contest(
     said = [_Said(model.name, ensemble, data, positions) for model, ensemble in ((champion, old), (challenger, new))]
     names = tuple(n for n in data.spec.names if n in {*old.spec.names, *new.spec.names})
     drawn = resample(len(positions), seed=seed, groups=data.groups(positions), times=data.times(positions))
-    patterns = patterns_to_judge(names, MAX_ENUMERATED)
+    patterns = patterns_to_judge(names)
     found, p_values = [], []
     for pattern in patterns:
         before, after = (one.under(pattern) for one in said)

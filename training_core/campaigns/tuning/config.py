@@ -5,7 +5,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
 
-from training_core.config import Config
+from training_core.config import Config, holds_secret
 from training_core.learners import LearnerConfig
 from training_core.quantities import NonNegativeInt, PositiveFloat, PositiveInt
 from training_core.variants import kinds
@@ -114,6 +114,16 @@ class TuningConfig(Config):
         if learner not in kinds(LearnerConfig):
             raise ValueError(f"unknown kind of learner '{learner}'; choose from {', '.join(kinds(LearnerConfig))}")
         return learner
+
+    @field_validator("storage")
+    @classmethod
+    def _without_password(cls, storage: str | None) -> str | None:
+        if storage is not None and holds_secret(storage):
+            raise ValueError(
+                "it holds a password, which records of the study would show; leave it to the environment "
+                "(PGPASSWORD, MYSQL_PWD) or the driver's own file (~/.pgpass)"
+            )
+        return storage
 
     @field_validator("objectives")
     @classmethod

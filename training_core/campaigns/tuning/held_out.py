@@ -5,7 +5,7 @@ from pathlib import Path
 
 from training_core.artifacts import is_published
 from training_core.campaigns.bagging import open_dataset
-from training_core.campaigns.recording import settings_path
+from training_core.campaigns.recording import settings_path, summaries
 from training_core.campaigns.run_config import RunConfig
 from training_core.campaigns.summary import RunSummary
 from training_core.config import Config
@@ -95,11 +95,9 @@ def _trained(run: RunConfig, ref: DatasetRef, store: Path) -> RunSummary | None:
 
 def _runs(store: Path) -> Iterator[tuple[RunSummary, RunConfig]]:
     """Runs whose report and settings are in the store, the newest first."""
-    reports = (path for path in (store / "reports").glob("*.json") if not path.name.endswith(".settings.json"))
-    for path in sorted(reports, key=lambda path: -path.stat().st_mtime):
+    for summary in summaries(store):
         try:
-            summary = RunSummary.model_validate_json(path.read_text())
-            settings = RunConfig.model_validate_json(settings_path(store, path.stem).read_text())
+            settings = RunConfig.model_validate_json(settings_path(store, summary.run_id).read_text())
         except (OSError, ValueError):  # of another version of Polychoir, or half removed
             continue
         yield summary, settings

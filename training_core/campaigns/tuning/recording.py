@@ -61,7 +61,8 @@ def record_study(record: RecordRef, summary: StudySummary) -> None:
         for trial in summary.trials:
             if trial.state != "running" and trial.number not in trials:
                 trials[trial.number] = tracker.log_run(record.run_id, _trial_record(summary, trial))
-        _remember(folder, _Tracked(location=record.location, run_id=record.run_id, trials=trials))
+        # Elsewhere than the record began where the tracker has failed meanwhile: then a later call records anew.
+        _remember(folder, _Tracked(location=tracker.location, run_id=record.run_id, trials=trials))
     tracker.log_metrics(record.run_id, _figures(summary))
     for path in (Path(summary.report), folder / PLOTS, Path(summary.best_yaml or folder)):
         if path != folder and path.exists():

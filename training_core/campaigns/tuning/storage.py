@@ -58,11 +58,8 @@ def open_storage(place: str | None, folder: Path) -> BaseStorage:
 
 
 def shown_storage(place: str | None, folder: Path) -> str:
-    """The storage as a person is told of it, without a password."""
-    if place is None:
-        return str(folder / JOURNAL)
-    url = urlsplit(place)
-    return place.replace(f":{url.password}@", ":…@") if url.password else place
+    """The storage as a person is told of it."""
+    return str(folder / JOURNAL) if place is None else place
 
 
 def _open_journal(path: Path) -> BaseStorage:

@@ -24,7 +24,7 @@ from training_core.campaigns.tuning.pruning import Foresight, looks
 from training_core.campaigns.tuning.records import ORIGIN, UNCOUNTED, facts_of, last_improvement, record_of
 from training_core.campaigns.tuning.samplers import pruner_of, prunes_by_fold, sampler_of, suggest
 from training_core.campaigns.tuning.space import Dimension, choose, curves_are_comparable
-from training_core.campaigns.tuning.storage import JOURNAL, open_storage
+from training_core.campaigns.tuning.storage import open_storage, shown_storage
 from training_core.campaigns.tuning.summary import Direction, TrialRecord
 from training_core.errors import ConfigError, StorageError
 from training_core.quantities import format_seconds
@@ -117,7 +117,7 @@ class Study:
                 self._require_same(about)
                 self._enqueue(first)
             except (KeyError, TypeError, AssertionError) as error:
-                where = folder / JOURNAL if config.storage is None else config.storage
+                where = shown_storage(config.storage, folder)
                 raise StorageError(f"{where} is no study of ours ({type(error).__name__}: {error})") from error
         self._heartbeat = Heartbeat(self._owner, config.grace_seconds, self._note_owner)
 

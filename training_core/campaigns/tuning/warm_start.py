@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from training_core.artifacts import newest_first
 from training_core.campaigns.tuning.config import ParamValue, TuningConfig
 from training_core.campaigns.tuning.space import Dimension, choose
 from training_core.campaigns.tuning.summary import SUMMARY, StudySummary, read_summary
@@ -52,7 +53,7 @@ def _summaries(studies: Path, own: Path) -> list[StudySummary]:
     """Of all other studies that came to an end, the latest first."""
     files = [file for file in studies.glob(f"*/{SUMMARY}") if file.parent != own]
     found: list[StudySummary] = []
-    for file in sorted(files, key=lambda file: (-file.stat().st_mtime, file.parent.name)):
+    for file in newest_first(files):
         try:
             found.append(read_summary(file.parent))
         except StorageError:  # one of another version, or damaged: there is nothing to be learned from it

@@ -7,6 +7,7 @@ from pathlib import Path
 from training_core.artifacts import write_text_atomically
 from training_core.campaigns.evaluation.subject import ModelRef, find_model
 from training_core.campaigns.promotion.ledger import Ledger
+from training_core.campaigns.serving import answering, is_bare_name
 from training_core.campaigns.watching.profiles import profile_of
 from training_core.campaigns.watching.rows import WhichRows, WindowRows, rows_of, source_of, usual_label
 from training_core.campaigns.watching.state import WatchFolder, WatchState
@@ -124,7 +125,11 @@ def monitor(request: MonitorConfig, store: Path) -> MonitorReport:
         if max(report.num_rows, report.num_late) < request.drift.min_rows:
             return report
         tally = measured(rows, profile, ensemble)
-        history = [window for window in folder.windows(state) if window.tally.scale == profile.tally.scale]
+        history = [
+            window
+            for window in folder.windows(state)
+            if window.tally.scale == profile.tally.scale and not _is_answers_only(window.tally)
+        ]
         drift = compare(
             reference_for(profile, history, request.drift, request.season), tally, request.drift, label=label
         )
@@ -141,12 +146,7 @@ def find_watched(model: str, store: Path) -> ModelRef:
         ConfigError: there is no such model.
         StorageError: its files are damaged.
     """
-    if _is_plain(model):
-        try:
-            return find_model(f"models:/{model}@champion", store)
-        except ConfigError:  # nobody has made one of its versions the champion
-            pass
-    return find_model(model, store)
+    return find_model(answering(model, store), store)
 
 
 def measured(rows: WindowRows, profile: ReferenceProfile, ensemble: Ensemble) -> Tally:
@@ -158,12 +158,8 @@ def measured(rows: WindowRows, profile: ReferenceProfile, ensemble: Ensemble) ->
         whole = tally or late
         assert whole is not None
         return whole if tally is not None else _answers_only(whole)
-    return tally.model_copy(update={"performance": pool([tally, late]).performance})
-
-
-def _is_plain(model: str) -> bool:
-    """Whether a model is meant by its name alone."""
-    return not model.startswith("models:/") and "@" not in model and "/" not in model and not Path(model).is_dir()
+    answered = [one for one in (tally, late) if one.performance is not None]
+    return tally.model_copy(update={"performance": pool(answered).performance if answered else None})
 
 
 def _answers_instead(model: str, found: ModelRef, name: str, store: Path) -> str:
@@ -171,7 +167,7 @@ def _answers_instead(model: str, found: ModelRef, name: str, store: Path) -> str
 
     A folder in a store where nobody was ever entered as a champion is asked for no registry.
     """
-    if _is_plain(model) or (Path(found.name).is_dir() and not Ledger(store, name).entries()):
+    if is_bare_name(model) or (Path(found.name).is_dir() and not Ledger(store, name).entries()):
         return ""
     try:
         answers = find_watched(name, store)
@@ -280,3 +276,8 @@ def _answers_only(tally: Tally) -> Tally:
     arrays = {name: array.model_copy(update={"num_rows": 0}) for name, array in tally.arrays.items()}
     nothing: dict[str, object] = {"numbers": {}, "categories": {}, "shares": {}, "arrays": arrays}
     return tally.model_copy(update=nothing)
+
+
+def _is_answers_only(tally: Tally) -> bool:
+    """Whether nothing but answers is known of these rows: later windows cannot be compared with them."""
+    return not (tally.numbers or tally.categories or tally.shares or any(a.num_rows for a in tally.arrays.values()))
