@@ -27,6 +27,7 @@ HEARTBEAT_SECONDS = 30
 RUN_SETTINGS: Mapping[str, str] = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_LOGGING_EXTRA_LOGGERS": "training_core",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": "tasks.run_log.WorkersLog",
     # Its default is pickle: whoever can write a result would run code in who reads it.
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",

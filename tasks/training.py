@@ -81,9 +81,11 @@ def launching(run: RunConfig, store: Path, needed: bool = True) -> Iterator[tupl
         def launch(cohort: Cohort, limits: Limits, done: Callable[[Outcome], None]) -> None:
             def over(ended: PrefectFuture[Any]) -> None:
                 outcome = cohort_outcome(ended)
-                for event in unheard(outcome):
-                    announce(event)
-                done(outcome)
+                try:
+                    for event in unheard(outcome):
+                        announce(event)
+                finally:
+                    done(outcome)
 
             unheard = news_of(cohort, store) if is_remote(run) else lambda outcome: ()
             arguments = {"cohort": cohort, "store": store, "limits": limits, "profile": run.profile}
@@ -93,10 +95,13 @@ def launching(run: RunConfig, store: Path, needed: bool = True) -> Iterator[tupl
 
 
 def cohort_outcome(ended: PrefectFuture[Any]) -> Outcome:
-    """What a group gave, or the error it ended with, be it the group's or that of whoever ran it."""
+    """What a group gave, or the error it ended with, be it the group's or that of whoever ran it.
+
+    Whatever it is: of a group of which nothing is said the run would wait for ever.
+    """
     try:
         return ended.result(raise_on_failure=False)
-    except Exception as error:
+    except BaseException as error:
         return error
 
 

@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
 from deployments.apply import Applied, apply
-from deployments.catalogue import POOL
+from deployments.catalogue import LEARNERS_LIMIT, POOL
 from deployments.environments import Environment
 from flows.monitor import monitor_champions
 from tests.training_core.campaigns.promotion.registered_versions import register_versions
@@ -38,6 +38,16 @@ def test_what_changed_is_updated_and_then_left_alone(tmp_path: Path) -> None:
     }
     again = applied(tmp_path, stale_hours=30.0, monitor="0 7 * * *")
     assert {change.action for change in again.changes} == {"unchanged"}
+
+
+def test_what_is_switched_off_goes_without_being_asked_for(tmp_path: Path) -> None:
+    applied(tmp_path, gpu_slots=2)
+    changed = applied(tmp_path, gpu_slots=0, monitor="")
+    assert {change.name for change in changed.changes if change.action == "removed"} == {
+        LEARNERS_LIMIT,
+        "polychoir: monitoring stands still",
+    }
+    applied(tmp_path)
 
 
 def test_what_people_switched_off_or_added_stays_so(tmp_path: Path) -> None:

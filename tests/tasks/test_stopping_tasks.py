@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO
 
 import pytest
@@ -9,6 +10,7 @@ from factories import sleeping_child, small_run, unreal_cohort
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
+from tasks import training
 from tasks.training import launching
 from training_core import isolation
 from training_core.jobs import Limits, Process
@@ -40,3 +42,21 @@ def test_a_cancelled_flow_begins_no_group_again(tmp_path: Path, monkeypatch: pyt
             train()
         assert time.monotonic() - cancelled[0] < 60
     assert begun == ["one"] and not isolation._LIVE
+
+
+@pytest.mark.slow
+def test_a_group_whose_thread_is_told_to_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told_to_end(*_: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(training, "run_isolated", told_to_end)
+    outcomes: SimpleQueue[object] = SimpleQueue()
+
+    @flow
+    def train() -> object:
+        with launching(small_run("world", budget={"workers": 1}), tmp_path) as (launch, _):
+            launch(unreal_cohort("one"), Limits(), outcomes.put)
+            return repr(outcomes.get(timeout=60))
+
+    with prefect_test_harness(server_startup_timeout=300):
+        assert "SystemExit" in str(train())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from training_core.config import Config
+from training_core.config import Config, holds_secret, without_secrets
 from training_core.errors import ConfigError
 from training_core.quantities import PositiveInt, Rate, format_bytes, format_seconds
 from training_core.settings import merged, parse_overrides, read_yaml
@@ -137,3 +137,22 @@ def test_a_family_knows_its_members_by_kind() -> None:
 def test_numbers_read_as_a_person_says_them() -> None:
     assert [format_seconds(s) for s in (0.423, 12.34, 185, 7620)] == ["0.42 s", "12.3 s", "3 min 05 s", "2 h 07 min"]
     assert [format_bytes(n) for n in (512, 1234, 34e6, 5.1e9)] == ["512 B", "1.2 kB", "34.0 MB", "5.1 GB"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:hunter2@host/db", "postgresql://me:…@host/db"),
+        ("see https://me:hunter2@host/x, please", "see https://…@host/x, please"),
+        ("http://hunter2@host", "http://…@host"),
+        ("http://host/?a=1&db_password=hunter2&b=2", "http://host/?a=1&db_password=…&b=2"),
+        ("http://host/?TOKEN=hunter2", "http://host/?TOKEN=…"),
+        ("postgresql://me@host:5432/db?sslmode=require", None),
+        ("grpc://host:13000", None),
+        ("sqlite:////data/a@b.db", None),
+        ("shoes@champion of models:/shoes/3", None),
+    ],
+)
+def test_secrets_of_addresses_are_not_shown(text: str, shown: str | None) -> None:
+    assert without_secrets(text) == (shown or text)
+    assert holds_secret(text) == (shown is not None)

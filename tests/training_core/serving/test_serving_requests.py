@@ -85,6 +85,13 @@ def test_ids_are_given_back_as_text_and_are_row_numbers_otherwise():
     assert read({"samples": rows}).ids.tolist() == ["0", "1"]
 
 
+@pytest.mark.parametrize("asked", [{"sample": {}}, {"samples": [{}]}, {"sample": {"vec": None}}])
+def test_a_sample_may_lack_everything_alone_as_among_others(asked: Any):
+    samples = read(asked)
+    assert samples.ids.tolist() == ["0"]
+    assert [samples.available[name].tolist() for name in SPEC.names] == [[False]] * len(SPEC.names)
+
+
 def test_an_unknown_category_is_an_absent_cell_and_a_number_may_name_one():
     samples = read({"inputs": {"meta": {"city": ["Paris", 7, "7", None], "age": [1, 2, 3, 4]}}})
     np.testing.assert_array_equal(samples.inputs["meta"][:, 2], [np.nan, 2, 2, np.nan])
@@ -104,7 +111,8 @@ def test_an_unknown_category_is_an_absent_cell_and_a_number_may_name_one():
         ({"sampel": {}}, 422, "'sampel' is no key.*did you mean 'sample'"),
         ({"samples": {}}, 422, "samples is an object; expected a list"),
         ({"samples": []}, 422, "there are no rows"),
-        ({"samples": [{}, {}]}, 422, "no rows of any modality"),
+        ({"inputs": {}}, 422, "no rows of any modality"),
+        ({"inputs": {"vec": []}}, 422, "no rows of any modality"),
         ({"samples": [{"review": "x"}, 3]}, 422, "sample 1 is a number; expected an object"),
         ({"sample": {"phto": 1}}, 422, "'phto' is no modality; expected some of vec, meta, review"),
         ({"samples": [{"review": "x"}] * 11}, 413, "there are 11 rows; at most 10"),

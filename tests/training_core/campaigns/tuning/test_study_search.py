@@ -20,7 +20,6 @@ from training_core.campaigns.tuning.dimensions import Dimension
 from training_core.campaigns.tuning.outcome import TrialOutcome
 from training_core.campaigns.tuning.pruning import Foresight, looks
 from training_core.campaigns.tuning.samplers import distribution_of, pruner_of, sampler_of, value_at
-from training_core.campaigns.tuning.storage import shown_storage
 from training_core.campaigns.tuning.study import FirstTrial, Study
 from training_core.campaigns.tuning.summary import TrialRecord, pareto_front
 from training_core.errors import ConfigError
@@ -279,5 +278,9 @@ def test_a_server_keeps_a_study_for_several_machines(tmp_path: Path) -> None:
     assert essence(served) == essence(run_study(tmp_path / "file" / "s", trials=6, batch=2))
 
 
-def test_a_password_is_not_shown() -> None:
-    assert shown_storage("postgresql://me:secret@host/db", Path()) == "postgresql://me:…@host/db"
+@pytest.mark.parametrize("place", ["postgresql://me:hunter2@host/db", "mysql://host/db?user=me&password=hunter2"])
+def test_a_password_is_refused_and_not_shown(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"PGPASSWORD.*pgpass") as error:
+        TuningConfig.parse({"storage": place}, "run.yaml")
+    assert "hunter2" not in str(error.value)
+    assert TuningConfig(storage="postgresql://me@host/db?sslmode=require").storage is not None

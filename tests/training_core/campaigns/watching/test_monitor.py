@@ -11,6 +11,7 @@ import pytest
 from streamed_world import WEEK, frame, more, train
 
 from training_core.artifacts import open_published
+from training_core.campaigns.serving import RegisteredModel
 from training_core.campaigns.watching.monitor import MonitorConfig, MonitorReport, monitor
 from training_core.campaigns.watching.profiles import profile_folder, profile_of
 from training_core.campaigns.watching.retraining import RetrainConfig, called_for
@@ -105,6 +106,53 @@ def test_a_look_at_the_challenger_leaves_the_champions_windows_alone(place: Path
     assert "models:/stream/1 answers for stream" in aside.not_counted
     assert WatchFolder(store, "stream").state() == before
     assert look("models:/stream/1", store).retrain.retrain, "the champion by any name is the champion"
+
+
+def test_a_folder_named_like_the_model_is_none(
+    place: Path, registered: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here" / "stream").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    more(place, frame(START, WEEK, shift=2.0))
+    assert RegisteredModel(registered, store).newest() == "models:/stream/1"
+    assert look(registered, store).version == "models:/stream/1"
+
+
+def test_answers_that_come_late_count_beside_rows_that_have_none_yet(
+    place: Path, model: str, store: Path, tmp_path: Path
+):
+    rows = frame(START, WEEK, turned=True)
+    path = tmp_path / "without.csv"
+    rows.drop(columns="label").rename(columns={"sample": "id"}).to_csv(path, index=False)
+    look(model, store, dataset=str(path))
+    later = frame(START + WEEK, WEEK)
+    later["label"] = None
+    more(place, pd.concat([rows, later]), quarantine=True)
+    found = look(model, store)
+    assert (found.num_rows, found.num_late) == (WEEK, WEEK)
+    assert found.drift is not None
+    assert "performance" in {check.kind for check in found.drift.checks}
+    assert found.drift.drifted, "the answers have turned round"
+
+
+def test_a_window_of_answers_alone_is_nothing_to_compare_later_ones_with(
+    place: Path, model: str, store: Path, tmp_path: Path
+):
+    rolling = DriftConfig(reference="rolling")
+    weeks = [frame(START + week * WEEK, WEEK) for week in range(4)]
+    path = tmp_path / "without.csv"
+    weeks[0].drop(columns="label").rename(columns={"sample": "id"}).to_csv(path, index=False)
+    look(model, store, dataset=str(path), drift=rolling)
+    for rows in weeks[1:3]:
+        more(place, rows)
+        usual = look(model, store, drift=rolling)
+    more(place, weeks[0])
+    answers = look(model, store, drift=rolling)
+    assert (answers.num_rows, answers.num_late, answers.counted) == (0, WEEK, True)
+    more(place, weeks[3])
+    after = look(model, store, drift=rolling)
+    assert usual.drift is not None and after.drift is not None
+    assert {check.name for check in after.drift.checks} == {check.name for check in usual.drift.checks}
 
 
 def test_a_window_seen_twice_counts_once_and_calls_for_the_same(place: Path, model: str, store: Path):
