@@ -12,7 +12,7 @@
 After each of the first four, the run that was hit must end by itself, or be marked as crashed; the same run, asked for
 again, must complete with the predictions of a run that nobody disturbed, without training anything again that had been
 published; and no process of the run, no slot, no unfinished folder and no open record may be left. Of two retrainings
-one must train and the other be cancelled, or refused, and tell why. An export must say in one sentence what is wrong,
+one must train and the other be refused and show why. An export must say in one sentence what is wrong,
 leave nothing, and go through afterwards; a promotion must be completed or dropped by the next verb, and the ledger and
 the aliases agree.
 

@@ -44,6 +44,11 @@ class RunningStore:
         state = self.api("GET", f"/flow_runs/{run}")["state"]
         return state["type"], state["message"] or ""
 
+    def artifacts(self, run: str, key: str) -> list[str]:
+        """The texts that a flow run shows under a key."""
+        asked = {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}
+        return [found["data"] for found in self.api("POST", "/artifacts/filter", {"artifacts": asked})]
+
     def end_of(self, run: str, seconds: float) -> str:
         """Type of the state that a flow run ends in.
 
