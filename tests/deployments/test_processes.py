@@ -157,6 +157,9 @@ def test_mlflow_pages_are_brought_up_unless_a_server_has_them(
     assert [child.name for child in children] == names
     assert environment["MLFLOW_TRACKING_URI"] == (tracking or f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert "secret" not in (tracking_server(tmp_path) or "")
+    assert not [child for child in children if "secret" in " ".join(child._command)], "every user could read it"
+    of_mlflow = [child._environment["MLFLOW_BACKEND_STORE_URI"] for child in children if child.name == "mlflow"]
+    assert of_mlflow == ([environment["MLFLOW_TRACKING_URI"]] if "mlflow" in names else [])
 
 
 def test_everything_that_is_brought_up_asks_for_the_password_and_has_it(tmp_path: Path) -> None:

@@ -256,3 +256,22 @@ def test_where_json_lines_are_kept_anyway_a_failure_does_not_double_them(tmp_pat
         tracker.finish(run_id)
     assert [event["event"] for event in events(tmp_path, run_id)] == ["start", "metrics", "finish"]
     assert "going on without" in caplog.records[0].getMessage()
+
+
+def test_files_are_asked_for_with_the_password_of_the_address(tmp_path: Path) -> None:
+    given: list[str | None] = []
+
+    class Locked(Handler):
+        def answer(self) -> None:
+            given.append(self.headers.get("Authorization"))
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Locked) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        tracker = MLflowTracker(tmp_path, uri=f"http://me:hunter2@127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(Exception, match="404"):
+            tracker._fetch("mlflow-artifacts:/models/one")
+        server.shutdown()
+    assert set(given) == {"Basic bWU6aHVudGVyMg=="}

@@ -156,3 +156,41 @@ def test_server_that_is_not_there_costs_seconds_not_minutes(tmp_path, caplog):
     assert time.monotonic() - began < 60
     assert len(caplog.records) == 1
     assert events(tmp_path / "tracking", run_id)[0]["params"] == {"seed": "0"}
+
+
+def test_a_record_with_files_is_given_as_long_as_an_upload(tmp_path):
+    class Uploads(NullTracker):
+        def log_run(self, parent_id, record, run_id=None):
+            time.sleep(0.6 if record.artifacts else 0.0)
+            return "uploaded"
+
+    tracker = Guarded(Uploads(), JsonLinesTracker(tmp_path), patience_seconds=0.2, upload_seconds=60)
+    assert tracker.log_run("parent", RunRecord(name="profiled", artifacts=("trace.json.gz",))) == "uploaded"
+    assert tracker.log_run("parent", RunRecord(name="plain")) == "uploaded"
+
+
+def test_what_is_recorded_elsewhere_in_the_end_is_recorded_again_by_the_next_run(tmp_path, monkeypatch):
+    from training_core.artifacts import ArtifactRef
+    from training_core.campaigns import recording
+
+    class Failing(NullTracker):
+        location = "the server"
+        broken = True
+
+        def log_run(self, parent_id, record, run_id=None):
+            if self.broken:
+                raise ConnectionError("nobody there")
+            return "on-the-server"
+
+    leader = Failing()
+    monkeypatch.setattr(recording, "tracker_at", lambda *_: Guarded(leader, JsonLinesTracker(tmp_path / "lines")))
+    monkeypatch.setattr(recording, "_learner_record", lambda *_: RunRecord(name="one"))
+    record = recording.RecordRef(trackers=("mlflow",), store=str(tmp_path), run_id="1", location="the server")
+    artifact = ArtifactRef(uri=str(tmp_path / "jobs" / "a"), sha256="a" * 64)
+    report = recording.JobReport.model_construct(name="one", status="trained", artifact=artifact)
+    job = recording.Job.model_construct(name="one")
+    recording.record_reports(record, [job], [report])
+    assert recording._recorded(record, report) is None
+    leader.broken = False
+    recording.record_reports(record, [job], [report.model_copy(update={"status": "reused"})])
+    assert recording._recorded(record, report) == "on-the-server"
