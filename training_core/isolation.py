@@ -35,7 +35,6 @@ from training_core.jobs import (
     OnEvent,
     Process,
     Watchdog,
-    die_with,
     event_of,
     failed_report,
     finished_report,
@@ -43,6 +42,7 @@ from training_core.jobs import (
     skipped_report,
     tend,
 )
+from training_core.parenthood import end_with_parent
 
 _NEVER_SET = threading.Event()
 _STOPPED: ContextVar[threading.Event] = ContextVar("stopped", default=_NEVER_SET)
@@ -241,7 +241,7 @@ def _run_child(
     named = {job.name: job for job in cohort.jobs}
     failure: Event | None = None
     _require_not_stopped(cohort.name)
-    with tempfile.TemporaryFile("w+") as stderr:
+    with tempfile.TemporaryFile("w+", errors="replace") as stderr:
         child = _begin(device, cohort.name, stderr, limits)
         with _LIVE_LOCK:
             _LIVE[child] = _STOPPED.get()
@@ -263,6 +263,8 @@ def _run_child(
                 child.stdin.write(json.dumps(request))
                 child.stdin.close()
             for line in child.stdout:
+                if not line.endswith("\n"):  # it was ended in the middle of it
+                    break
                 event: Event = json.loads(line)
                 if event["event"] == "report":
                     report = JobReport.model_validate(event["report"])
@@ -337,7 +339,7 @@ def _main() -> int:
     """Load libraries and fork children, when the owner gave a socket; or be the only child."""
     if len(sys.argv) > 1:
         return tend(socket.socket(fileno=int(sys.argv[1])), _train_group, _LIBRARIES)
-    die_with(int(os.environ[_PARENT]))
+    end_with_parent(int(os.environ[_PARENT]))
     return _train_group()
 
 

@@ -26,6 +26,8 @@ Pattern = frozenset[str]
 """An availability pattern: the names of the modalities that are present."""
 MAX_ENUMERATED = 4
 """Up to so many modalities every pattern is judged; of more, the full set and each single modality hidden or alone."""
+IGNORED = -100
+"""Label of a position that counts for no loss; what `torch.nn.functional.cross_entropy` ignores by default."""
 
 
 class ColumnSpec(Config):

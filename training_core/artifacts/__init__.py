@@ -1,12 +1,13 @@
 """Files that are either wholly there or not there at all, named by what is in them."""
 
+from training_core.artifacts.checksums import crc32_text, file_sha256
+from training_core.artifacts.core_version import core_fingerprint, installed_version
+from training_core.artifacts.damage import require_undamaged, unpublished_if_damaged
 from training_core.artifacts.directories import (
     CHECKSUMS,
     ArtifactRef,
-    crc32_text,
     drop_lock,
     exclusive,
-    file_sha256,
     find_unfinished,
     finish_directory,
     is_published,
@@ -31,6 +32,7 @@ from training_core.artifacts.shared_locks import hold_shared, unshared
 __all__ = [
     "CHECKSUMS",
     "ArtifactRef",
+    "core_fingerprint",
     "crc32_text",
     "drop_lock",
     "exclusive",
@@ -38,6 +40,7 @@ __all__ = [
     "find_unfinished",
     "finish_directory",
     "hold_shared",
+    "installed_version",
     "is_published",
     "is_whole",
     "machine_cache",
@@ -48,10 +51,12 @@ __all__ = [
     "private_folder",
     "publish_directory",
     "remove_directory",
+    "require_undamaged",
     "storage_errors",
     "sweep_unfinished",
     "sync_directory",
     "unfinished_directory",
+    "unpublished_if_damaged",
     "unshared",
     "verify_published",
     "write_text_atomically",

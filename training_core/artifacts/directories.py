@@ -8,7 +8,6 @@ what a killed writer left is known by both.
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -19,12 +18,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from training_core.artifacts.checksums import CRC32, crc32_text, file_sha256
 from training_core.artifacts.shared_locks import unshared
 from training_core.config import Config, canonical_json
 from training_core.errors import StorageError, TransientError
 
 CHECKSUMS = "checksums.json"
-_CRC32 = "crc32:"
 _PIECE_BYTES = 1 << 20
 _UNFINISHED = ".unfinished-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -76,6 +75,7 @@ def unfinished_directory(parent: Path, label: str) -> Iterator[Path]:
             handle = os.open(unfinished, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks: the process id has to do
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with storage_errors(parent / label, unfinished):
             yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -131,7 +131,7 @@ def publish_directory(final: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full or the place cannot be written; nothing was published.
     """
-    with unfinished_directory(final.parent, final.name) as unfinished, storage_errors(final):
+    with unfinished_directory(final.parent, final.name) as unfinished:
         yield unfinished
         finish_directory(unfinished, final)
 
@@ -160,11 +160,15 @@ def is_whole(directory: Path) -> bool:
 
 
 def missing_files(directory: Path) -> list[str]:
-    """Files of a published directory that are gone (also when its checksums do not read back), sorted."""
+    """Files of a published directory that are gone (also when its checksums do not read back), sorted.
+
+    Raises:
+        OSError: it cannot be read at this moment, which says nothing about it.
+    """
     try:
         listed = json.loads((directory / CHECKSUMS).read_text(encoding="utf-8"))
         return sorted(file for file in listed if not (directory / file).is_file())
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return [CHECKSUMS]
 
 
@@ -280,16 +284,28 @@ def newest_first(paths: Iterable[Path]) -> list[Path]:
 
 
 @contextmanager
-def storage_errors(place: Path) -> Iterator[None]:
-    """A full disk and a place that cannot be written become a StorageError naming `place`; other errors pass."""
+def storage_errors(place: Path, inside: Path | None = None) -> Iterator[None]:
+    """A full disk and a place that cannot be written become a StorageError naming `place`; other errors pass.
+
+    With `inside` an error about a file that is not in that directory passes, too: it is not the place's fault.
+    """
     try:
         yield
     except OSError as error:
+        if inside is not None and not _is_within(error, inside):
+            raise
         if error.errno in _DISK_FULL:
             raise StorageError(f"no space left to write {place}; free some space or choose another --store") from error
         if error.errno in _FORBIDDEN:
             raise StorageError(f"cannot write {place}: {error.strerror}; choose another --store") from error
         raise
+
+
+def _is_within(error: OSError, folder: Path) -> bool:
+    """Whether an error may be about a file in `folder`: it names one, or none at all."""
+    named = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+    paths = [Path(os.path.realpath(os.fsdecode(name))) for name in named]
+    return not paths or any(path.is_relative_to(os.path.realpath(folder)) for path in paths)
 
 
 def _locked(lock: Path, wait: bool) -> IO[str]:
@@ -356,20 +372,9 @@ def _files(directory: Path) -> dict[str, Path]:
     return {file.relative_to(directory).as_posix(): file for file in files}
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def crc32_text(crc: int) -> str:
-    """A CRC-32 as `checksums.json` lists it."""
-    return f"{_CRC32}{crc:08x}"
-
-
 def _checksum_like(listed: object, path: Path) -> str:
     """The checksum of a file, of the kind that is listed."""
-    if not str(listed).startswith(_CRC32):
+    if not str(listed).startswith(CRC32):
         return file_sha256(path)
     crc, buffer = 0, memoryview(bytearray(_PIECE_BYTES))
     with path.open("rb", buffering=0) as file:

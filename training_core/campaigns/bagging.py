@@ -11,14 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training_core.artifacts import (
-    ArtifactRef,
-    is_published,
-    mark_used,
-    open_published,
-    publish_directory,
-    verify_published,
-)
+from training_core.artifacts import ArtifactRef, is_published, mark_used, open_published, publish_directory
 from training_core.campaigns.budget import at_most, by_gain, max_bytes, too_large, with_cover
 from training_core.campaigns.grouping import deal_in_order, plan_cohorts
 from training_core.campaigns.run_bags import (
@@ -40,7 +33,7 @@ from training_core.engine.soft_targets import require_mixable
 from training_core.engine.training import TrainingConfig
 from training_core.errors import ConfigError, GateError
 from training_core.isolation import device_kind, gpu_names
-from training_core.jobs import Cohort, DatasetRef, Job, JobReport, core_fingerprint, read_out_of_bag
+from training_core.jobs import Cohort, DatasetRef, Job, JobReport, core_fingerprint, read_out_of_bag, require_intact
 from training_core.objectives import LossStrategyRegistry
 from training_core.recipes import MultimodalConfig
 from training_core.seeding import derive_seed
@@ -246,6 +239,7 @@ def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], 
 
     Raises:
         GateError: fewer learners than the quorum trained.
+        StorageError: learners are damaged; they are trained anew when the run is made again.
     """
     require_quorum(reports, run)
     trained = [(report, report.artifact) for report in reports if report.artifact is not None]
@@ -261,6 +255,7 @@ def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], 
     if not is_published(folder):
         dataset = open_dataset(ref)
         rows = dataset.rows("train")
+        require_intact(artifact for _, artifact in trained)  # or damage would be copied under fresh checksums
         with publish_directory(folder) as place:
             conclude(
                 place,
@@ -281,7 +276,6 @@ def conclude_run(run: RunConfig, ref: DatasetRef, reports: Sequence[JobReport], 
 
 
 def _candidate(report: JobReport, artifact: ArtifactRef) -> Candidate:
-    verify_published(artifact)  # what is damaged must not be copied under fresh checksums
     rows, predictions = read_out_of_bag(artifact)
     return Candidate(
         name=report.name,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training_core.artifacts import ArtifactRef, is_published, mark_used, open_published, publish_directory
+from training_core.artifacts import ArtifactRef, is_whole, mark_used, open_published, publish_directory
 from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.evaluation.subject import seen_rows
 from training_core.campaigns.prediction import find_ensemble
@@ -80,7 +80,7 @@ def _kept(
     name = member.name if "@" in member.name else f"{member.name}@{tag}"
     inputs = [core_fingerprint(), artifact.sha256, member.folder, dataset.fingerprint]
     folder = store / "jobs" / hashlib.sha256(canonical_json(inputs).encode()).hexdigest()[:32]
-    if not is_published(folder):
+    if not is_whole(folder):
         with publish_directory(folder) as unfinished:
             report = _judged(member, name, ensemble, dataset, rows, unfinished)
             (unfinished / "report.json").write_text(report.to_json())

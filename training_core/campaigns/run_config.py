@@ -36,8 +36,8 @@ class BudgetConfig(Config):
     ones for every modality first; whatever trains when the time is over is ended. Which learners that are depends on
     the machine, so with this set the same seed need not give the same ensemble. By default as long as it takes."""
     memory_mb: PositiveFloat | None = None
-    """Resident memory, in MB (1e6 bytes), of a learner's process; there are `workers` of them. Kinds predicted above it
-    are not chosen, and a learner that goes beyond it is given up. No limit by default."""
+    """Memory, in MB (1e6 bytes), of a learner's process, without pages of mapped files; there are `workers` of them.
+    Kinds predicted above it are not chosen, and a learner that goes beyond it is given up. No limit by default."""
     learners: PositiveInt | None = None
     """Learners trained, at most: a quick one for all modalities and one for each first, then those expected to add most
     per second. As many as the bags call for by default."""

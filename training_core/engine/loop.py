@@ -24,6 +24,7 @@ Snapshot = dict[str, Any]
 
 _MAX_NAMED = 3
 """Tensors of another shape that a message names."""
+_SAME = "give the same hooks in the same order, or train from the start, with another directory for checkpoints"
 _SHAPES = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
     r"the shape in current model is torch\.Size\((.*?)\)"
@@ -141,6 +142,11 @@ class Hook:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
 
+    @property
+    def kept_as(self) -> str | None:
+        """What a snapshot calls its state: the name of its class; None where that keeps nothing."""
+        return None if type(self).state_dict is Hook.state_dict else type(self).__name__
+
 
 class Stream(Protocol[Batch_co]):
     """Batches of one epoch per iteration. One that can be resumed also has `state_dict` and `load_state_dict`."""
@@ -205,7 +211,7 @@ def fit(
     Raises:
         DivergenceError: a metric or a weight stopped being finite; says who, when and what to do.
         DataError: the stream is empty.
-        ConfigError: `resume` is of a training of other shapes; see `take_state`.
+        ConfigError: `resume` is of a training of other shapes, see `take_state`, or of other hooks, see `take_hooks`.
     """
     state, seen = TrainingState(name=name, num_epochs=epochs), EpochMetrics()
     on_batch_end = _listeners(hooks, "on_batch_end")
@@ -275,9 +281,48 @@ def _snapshot(parts: Mapping[str, Any], hooks: Sequence[Hook]) -> Snapshot:
     """Everything that decides the next steps. Tensors are the live ones: whoever keeps a snapshot copies them."""
     return {
         **{name: part.state_dict() for name, part in parts.items()},
-        "hooks": [hook.state_dict() for hook in hooks],
+        **hook_states(hooks),
         "random": random_state(),
     }
+
+
+def hook_states(hooks: Sequence[Hook]) -> dict[str, Any]:
+    """What a snapshot holds of hooks: the states of those that keep one, and their names, in their order."""
+    keeping = [hook for hook in hooks if hook.kept_as is not None]
+    return {"hooks": [hook.state_dict() for hook in keeping], "hook_names": [hook.kept_as for hook in keeping]}
+
+
+def take_hooks(
+    hooks: Sequence[Hook], snapshot: Mapping[str, Any], fitted: Callable[[Any, Hook], Any] | None = None
+) -> None:
+    """Let hooks take over what `hook_states` put into `snapshot`. Those that keep nothing may come and go.
+
+    Snapshots of old have no names, but a state for every hook: they are taken by as many hooks, place by place.
+
+    Args:
+        hooks: those that keep a state are of the same classes as then, in the same order.
+        snapshot: to go on from.
+        fitted: makes of a kept state what its hook takes; by default it is taken as it is.
+
+    Raises:
+        ConfigError: they are others; says what they were and what they are.
+    """
+    names, states = snapshot.get("hook_names"), snapshot["hooks"]
+    taking = [hook for hook in hooks if names is None or hook.kept_as is not None]
+    if names is None and len(states) != len(taking):
+        raise ConfigError(f"the snapshot to go on from is of {len(states)} hooks, and here are {len(taking)}; {_SAME}")
+    if names is not None and names != (here := [hook.kept_as for hook in taking]):
+        raise ConfigError(
+            f"the snapshot to go on from has the states of these hooks: {', '.join(names) or 'none'}; those that keep "
+            f"one here are: {', '.join(map(str, here)) or 'none'}; {_SAME}"
+        )
+    for hook, kept in zip(taking, states, strict=True):
+        try:
+            hook.load_state_dict(kept if fitted is None else fitted(kept, hook))
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"the snapshot to go on from does not hold what {type(hook).__name__} keeps ({error!r}); {_SAME}"
+            ) from error
 
 
 def take_state(part: Any, kept: Mapping[str, Any], name: str, where: str) -> None:
@@ -306,8 +351,7 @@ def _load(snapshot: Mapping[str, Any], parts: Mapping[str, Any], hooks: Sequence
     """Put everything back, the random generators last. Returns whether the open epoch takes no more batches."""
     for name, part in parts.items():
         take_state(part, snapshot[name], name, "the snapshot to go on from")
-    for hook, kept in zip(hooks, snapshot["hooks"], strict=True):
-        hook.load_state_dict(kept)
+    take_hooks(hooks, snapshot)
     load_random_state(snapshot["random"])
     state = snapshot["state"]
     all_taken = state["stop_reason"] is not None or snapshot["stream"].get("position") == 0

@@ -62,7 +62,19 @@ SHORTFALL = 0.05
 _LEARNABLE = ("reconstruction", "alignment", "prediction")
 """Objectives that start high and fall when they are learned. Consistency and information start near 0, for a fresh net
 says the same of everything."""
-_OUT_OF_MEMORY = ("outofmemory", "out of memory", "memoryerror", "can't allocate memory", "signal 9", "sigkill")
+OVER_MEMORY = "of memory, its process may have"
+"""How it is said that a learner was ended for the memory it took."""
+_OUT_OF_MEMORY = (
+    OVER_MEMORY,
+    "outofmemory",
+    "out of memory",
+    "memoryerror",
+    "can't allocate memory",
+    "not enough memory",
+    "does not fit into memory",
+    "signal 9",
+    "sigkill",
+)
 
 
 class Diagnosis(Config):

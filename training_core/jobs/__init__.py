@@ -1,5 +1,6 @@
 """The unit of work: a `Job` says what to train, `run_jobs` trains some, a `JobReport` says what came of each."""
 
+from training_core.artifacts import core_fingerprint
 from training_core.jobs.here import train_here
 from training_core.jobs.job import (
     Cohort,
@@ -10,17 +11,17 @@ from training_core.jobs.job import (
     JobStatus,
     OnEvent,
     code_version,
-    core_fingerprint,
     event_of,
     failed_report,
     finished_report,
     job_directory,
     read_curves,
     read_out_of_bag,
+    require_intact,
     skipped_report,
 )
 from training_core.jobs.limits import Limits, TimeLeft
-from training_core.jobs.nursery import Nursery, Process, die_with, tend
+from training_core.jobs.nursery import Nursery, Process, tend
 from training_core.jobs.run import run_jobs
 from training_core.jobs.watchdog import Watchdog
 
@@ -39,13 +40,13 @@ __all__ = [
     "Watchdog",
     "code_version",
     "core_fingerprint",
-    "die_with",
     "event_of",
     "failed_report",
     "finished_report",
     "job_directory",
     "read_curves",
     "read_out_of_bag",
+    "require_intact",
     "run_jobs",
     "skipped_report",
     "tend",

@@ -7,8 +7,8 @@ Whether a job is given up depends on its losses alone, never on what somebody el
 """
 
 import hashlib
-import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -18,17 +18,22 @@ import numpy as np
 from pydantic import FiniteFloat
 
 from training_core.artifacts import (
-    CHECKSUMS,
     ArtifactRef,
+    core_fingerprint,
+    installed_version,
     is_published,
     mark_used,
+    missing_files,
     open_published,
+    require_undamaged,
     storage_errors,
+    unpublished_if_damaged,
     write_text_atomically,
 )
 from training_core.config import Config, canonical_json
 from training_core.data.splitting.bags import Bag
 from training_core.engine.loop import History
+from training_core.errors import StorageError, TransientError
 from training_core.quantities import PositiveInt, Seed
 from training_core.recipes import RecipeConfig
 
@@ -93,7 +98,7 @@ class Job(Config):
             canonical_json(
                 {
                     "core": core_fingerprint(),
-                    "extras": {name: _version(name) for name in self.recipe.extras},
+                    "extras": {name: installed_version(name) for name in self.recipe.extras},
                     "data": self.dataset.fingerprint,
                     "recipe": self.recipe.model_dump(mode="json", exclude=self.recipe.unread),
                     "subset": self.subset.model_dump(mode="json", exclude={"name"}),
@@ -148,29 +153,9 @@ class JobReport(Config):
 
 
 @cache
-def core_fingerprint() -> str:
-    """SHA-256 of this library's source and of the versions of the libraries that decide its numbers."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for source in sorted(package.rglob("*.py")):
-        digest.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
-    for library in ("numpy", "scipy", "scikit-learn", "torch"):
-        digest.update(f"{library}=={importlib.metadata.version(library)}\0".encode())
-    return digest.hexdigest()
-
-
-@cache
 def code_version() -> str:
     """Which code this is, for people: Polychoir's version and the first digits of `core_fingerprint`."""
-    return f"{_version('polychoir') or '0'}+{core_fingerprint()[:12]}"
-
-
-def _version(distribution: str) -> str:
-    """Which one is installed; empty when none is."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return f"{installed_version('polychoir') or '0'}+{core_fingerprint()[:12]}"
 
 
 def job_directory(job: Job, store: Path, device: str) -> Path:
@@ -182,20 +167,59 @@ def finished_report(job: Job, store: Path, device: str) -> JobReport | None:
     """The report of a job that has been trained, or given up by its own measure, before; None when it has not.
 
     It is reported under this job's own name, as reused, or as pruned when its own training would have been given up.
+    Outputs that lack a file, or whose report does not read back, are unpublished: as good as not there.
+
+    Raises:
+        TransientError: they cannot be read at this moment.
+        StorageError: they may not be read.
     """
     directory = job_directory(job, store, device)
-    if not is_published(directory):
-        return _given_up_before(job, store, device)
-    try:
-        report = JobReport.model_validate_json((directory / "report.json").read_text())
-    except (OSError, ValueError):  # damaged from outside: as good as not there
-        (directory / CHECKSUMS).unlink(missing_ok=True)
-        return None
+    with _unreadable(directory):
+        if not is_published(directory):
+            return _given_up_before(job, store, device)
+        try:
+            with unpublished_if_damaged(directory):
+                report = JobReport.model_validate_json((directory / "report.json").read_text())
+                if missing := missing_files(directory):
+                    raise FileNotFoundError(missing[0])
+                artifact = open_published(directory)
+        except (FileNotFoundError, ValueError, StorageError):  # the last: somebody else unpublished it meanwhile
+            return None
     mark_used(directory)
     # What ends by itself after an epoch is not given up after it, so the last epoch is not asked about.
     return _given_up(job, report, len(report.validation_losses) - 1) or report.model_copy(
-        update={**_named(job), "status": "reused", "artifact": open_published(directory)}
+        update={**_named(job), "status": "reused", "artifact": artifact}
     )
+
+
+def require_intact(artifacts: Iterable[ArtifactRef]) -> None:
+    """Compare all files of these outputs of jobs with their checksums; a job whose outputs are damaged is undone.
+
+    Raises:
+        StorageError: some are damaged; their jobs train anew when they are asked for again. Or they may not be read.
+        TransientError: they cannot be read at this moment.
+    """
+    damaged: list[str] = []
+    for artifact in artifacts:
+        with _unreadable(artifact.path):
+            try:
+                require_undamaged(artifact)
+            except StorageError as error:
+                damaged.append(str(error))
+    if damaged:
+        more = f" (and {len(damaged) - 1} other learners are damaged)" if len(damaged) > 1 else ""
+        raise StorageError(f"{damaged[0]}{more}; run the same command again: what is damaged is trained anew")
+
+
+@contextmanager
+def _unreadable(directory: Path) -> Iterator[None]:
+    """That a directory cannot be read says nothing of what is in it: nothing is undone for it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StorageError(f"{directory}: {error.strerror}; allow reading and writing there") from error
+    except OSError as error:
+        raise TransientError(f"{directory} cannot be read now: {error.strerror or error}") from error
 
 
 def keep_given_up(job: Job, report: JobReport, store: Path, device: str) -> None:

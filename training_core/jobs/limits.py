@@ -28,7 +28,8 @@ class Limits(Config):
     pace: PositiveFloat = 1.0
     """How many times as long as predicted learners took so far on this machine."""
     memory_bytes: PositiveFloat | None = None
-    """Resident memory of the process at which it is ended and those that train now are given up."""
+    """Memory of the process, without pages of mapped files, at which it is ended and those that train now are given
+    up."""
 
     @property
     def seconds_left(self) -> float:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, NoReturn, Protocol
 
 from training_core.errors import DeadlineError, TransientError
+from training_core.parenthood import end_with_parent
 
 _IDLE_SECONDS = 60.0
 _POLL_SECONDS = 1.0
@@ -29,7 +30,7 @@ _REPLY_SECONDS = 60.0
 _MAX_MESSAGE = 256
 _NAME_BYTES = 15  # what the kernel keeps of a process's name
 _STDERR_TAIL = 2000
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_NAME = 15
 
 
 class Process(Protocol):
@@ -140,7 +141,7 @@ class Nursery:
             return
         self._end()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (`_end` closes it)
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  (`_end` closes it)
         with theirs:
             self._process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
@@ -264,7 +265,7 @@ def _live(nursery: int, name: bytes, standard: Sequence[int], kept: Sequence[int
     """In the child: take its files in place of the nursery's, and work."""
     code = 1
     try:
-        die_with(nursery)
+        end_with_parent(nursery)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for file in kept:
             os.close(file)
@@ -279,11 +280,3 @@ def _live(nursery: int, name: bytes, standard: Sequence[int], kept: Sequence[int
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends, however it ends (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the kernel was asked
-            os._exit(1)

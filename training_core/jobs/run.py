@@ -300,7 +300,7 @@ def _publish_together(
             folder = bundle / work.directory.name
             folder.mkdir()
             try:
-                with storage_errors(work.directory):
+                with storage_errors(work.directory, folder):
                     outcomes[work] = work.write(one, folder, clock)
             except (StorageError, TransientError):
                 raise
@@ -308,7 +308,8 @@ def _publish_together(
                 shutil.rmtree(folder)
                 outcomes[work] = error
     for work in trained:
-        unpack(store / _BUNDLES, work.directory)
+        if not unpack(store / _BUNDLES, work.directory) and isinstance(outcomes[work], JobReport):
+            raise StorageError(f"{work.directory} does not read back as it was written; look at the disk")
     drop_unpacked(store / _BUNDLES, store / "jobs")
     return outcomes
 

@@ -8,7 +8,7 @@ from training_core.objectives.adapted_losses import PEFTAwareLoss, QuantizationS
 from training_core.objectives.balance import balanced_class_weights
 from training_core.objectives.class_losses import ClassificationLoss, FocalLoss, MultilabelFocalLoss, MultilabelLoss
 from training_core.objectives.forward import forward_of
-from training_core.objectives.losses import IGNORED, activate
+from training_core.objectives.losses import activate
 from training_core.objectives.model_output import ModelOutput
 from training_core.objectives.position_losses import LanguageModelingLoss, SegmentationLoss
 from training_core.objectives.registry import LOSSES, LossStrategyRegistry, default_loss, get_loss_strategy
@@ -24,6 +24,7 @@ from training_core.objectives.supervised import (
 )
 from training_core.objectives.value_losses import GaussianNLLLoss, HuberLoss, QuantileLoss, RegressionLoss
 from training_core.objectives.vision_loss import VisionLoss
+from training_core.schema import IGNORED
 
 __all__ = [
     "IGNORED",

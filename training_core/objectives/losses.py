@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from training_core.schema import TaskSpec
 
-IGNORED = -100
-"""Label of a position that counts for no loss; what `torch.nn.functional.cross_entropy` ignores by default."""
 _LEAST_LOG_VARIANCE = math.log(1e-6)
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training_core.objectives.losses import IGNORED
 from training_core.objectives.strategy import (
     ClassWeights,
     LossInputs,
@@ -21,7 +20,7 @@ from training_core.objectives.strategy import (
     class_factors,
     expect,
 )
-from training_core.schema import TaskKind, TaskUnit
+from training_core.schema import IGNORED, TaskKind, TaskUnit
 
 
 @dataclass(frozen=True, eq=False)

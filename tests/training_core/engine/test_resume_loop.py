@@ -3,7 +3,7 @@
 import gc
 import io
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from training_core.engine.hooks import Validation
 from training_core.engine.loop import History, Hook, Snapshot, TrainingState, fit
 from training_core.engine.updates.gradient import GradientUpdate
 from training_core.engine.updates.optimizers import OptimizerConfig
+from training_core.errors import ConfigError
 from training_core.objectives import Supervised
 from training_core.schema import Batch, TaskSpec
 from training_core.seeding import torch_seeded
@@ -159,3 +160,61 @@ def test_what_trained_is_let_go_as_soon_as_training_is_over() -> None:
         assert held() is None
     finally:
         gc.enable()
+
+
+class Counts(Hook):
+    """Keeps how many steps it has seen."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_batch_end(self, state: TrainingState, model: nn.Module) -> None:
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {type(self).__name__: self.seen}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.seen = state[type(self).__name__]
+
+
+class CountsToo(Counts):
+    """Of another class."""
+
+
+def go_on(hooks: Sequence[Hook], resume: Snapshot | None = None) -> None:
+    update = GradientUpdate(Supervised(TASK), OptimizerConfig(lr=0.01))
+    fit(Net(), DeviceStream(rows(30, 0), Batching(8, seed=5)), update, hooks, epochs=2, resume=resume)
+
+
+def test_a_snapshot_says_which_hooks_it_is_of() -> None:
+    taken = SnapshotAt(NUM_BATCHES, late=True)
+    go_on([Counts(), CountsToo(), taken])
+    snapshot, (first, second) = taken.read(), (Counts(), CountsToo())
+    assert snapshot["hook_names"] == ["Counts", "CountsToo"]
+    go_on([Hook(), first, second], snapshot)
+    assert (first.seen, second.seen) == (2 * NUM_BATCHES, 2 * NUM_BATCHES)
+    for others, named in (
+        ([second, first], "CountsToo, Counts;"),
+        ([first], "Counts;"),
+        ([first, second, Counts()], "Counts, CountsToo, Counts;"),
+        ([], "none;"),
+    ):
+        with pytest.raises(ConfigError, match=f"of these hooks: Counts, CountsToo; those that .* here are: {named}"):
+            go_on(others, snapshot)
+
+
+def test_a_snapshot_of_old_is_taken_by_as_many_hooks() -> None:
+    """Without names, and with the states of hooks that keep nothing."""
+    taken = SnapshotAt(NUM_BATCHES, late=True)
+    go_on([Counts(), taken])
+    snapshot = taken.read()
+    del snapshot["hook_names"]
+    snapshot["hooks"].append({})
+    first = Counts()
+    go_on([first, Hook()], snapshot)
+    assert first.seen == 2 * NUM_BATCHES
+    with pytest.raises(ConfigError, match="is of 2 hooks, and here are 1; give the same hooks"):
+        go_on([Counts()], snapshot)
+    with pytest.raises(ConfigError, match="does not hold what CountsToo keeps"):
+        go_on([CountsToo(), Hook()], snapshot)

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from training_core.engine.loop import History
+from training_core.engine.updates.memory import does_not_fit
 from training_core.evaluation.analytics import LearnerTraining
-from training_core.evaluation.diagnostics import Diagnosis, diagnose
+from training_core.evaluation.diagnostics import OVER_MEMORY, Diagnosis, diagnose
 from training_core.evaluation.evidence import (
     CrossModalEvidence,
     GeneralisationEvidence,
@@ -58,7 +59,15 @@ def test_divergence_is_told_from_other_failures() -> None:
     assert problems(WELL, other) == {}
 
 
-@pytest.mark.parametrize("error", ["its process was killed by signal 9", "RuntimeError: CUDA out of memory"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        "its process was killed by signal 9",
+        "RuntimeError: CUDA out of memory",
+        f"took 2.1 GB {OVER_MEMORY} 2.0 GB",
+        f"ConfigError: {does_not_fit(1)}",
+    ],
+)
 def test_memory_that_ran_out_and_memory_beyond_the_limit(error: str) -> None:
     killed = LearnerTraining(name="b", learner="x", modalities=("a",), status="failed", error=error)
     assert problems(WELL, killed)["memory"].learners == ("b",)

@@ -16,6 +16,9 @@ from training_core import isolation
 from training_core.campaigns import bagging
 from training_core.campaigns.bagging import Plan
 from training_core.errors import ConfigError, GateError, StorageError, TransientError
+from training_core.evaluation.analytics import LearnerTraining
+from training_core.evaluation.diagnostics import diagnose
+from training_core.evaluation.evidence import RunEvidence
 from training_core.isolation import collect_reports, run_isolated
 from training_core.jobs import Event, Limits, read_curves, read_out_of_bag
 
@@ -141,6 +144,26 @@ def test_a_learner_beyond_its_memory_is_given_up(tmp_path: Path, source: Path) -
     (report,) = run_isolated(one, tmp_path, ignore, Limits(memory_bytes=50e6))
     assert report.status == "failed"
     assert "of memory, its process may have 50.0 MB" in report.error
+    lost = LearnerTraining(name="a", learner="x", modalities=("m",), status="failed", error=report.error)
+    assert [found.problem for found in diagnose(RunEvidence(trainings=(lost,)))] == ["memory"]
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        'os.write(1, b\'{"event": "epoch", "job": "half\')',
+        'os.write(2, b"caf\\xe9")',
+    ],
+)
+def test_what_a_killed_child_said_last_may_be_cut_off_or_not_be_text(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, last_words: str
+) -> None:
+    (cohort,) = plan_in(tmp_path, source).cohorts
+    child = f"import os, signal, sys; sys.stdin.read(); {last_words}; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(isolation, "_COMMAND", (sys.executable, "-c", child))
+    monkeypatch.setattr(isolation, "_forks", lambda device: False)
+    with pytest.raises(TransientError, match="was killed by SIGKILL"):
+        run_isolated(cohort, tmp_path, ignore)
 
 
 def test_a_group_works_in_its_callers_directory(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

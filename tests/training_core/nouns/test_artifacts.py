@@ -1,5 +1,6 @@
 """Published directories are whole or absent, whatever happens to the writer."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -173,6 +174,27 @@ def test_a_directory_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> 
         tmp_path.chmod(0o500)
         with pytest.raises(StorageError, match="choose another --store"), publish_directory(tmp_path / "version"):
             pass
+
+
+def test_what_is_forbidden_elsewhere_is_not_the_places_fault(tmp_path: Path) -> None:
+    photos, link = tmp_path / "photos.npy", tmp_path / "link"
+    inside = errno.EACCES, "Permission denied"
+    with pytest.raises(PermissionError, match=r"photos\.npy"), publish_directory(tmp_path / "store" / "version"):
+        raise PermissionError(*inside, str(photos))
+    link.symlink_to(tmp_path / "store")
+    with (
+        pytest.raises(StorageError, match=r"cannot write .*version: Permission denied; choose another --store"),
+        publish_directory(link / "version") as folder,
+    ):
+        raise PermissionError(*inside, str(folder.resolve() / "file"))
+    with pytest.raises(StorageError, match="no space left"), publish_directory(tmp_path / "store" / "version"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(StorageError, match="no space left"),
+        unfinished_directory(tmp_path / "store", "version") as folder,
+    ):  # as what copies a file says it
+        raise OSError(errno.ENOSPC, "No space left on device", str(photos), None, str(folder / "photos.npy"))
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_an_atomic_text_replaces_the_old_one_whole(tmp_path: Path) -> None:

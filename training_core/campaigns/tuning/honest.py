@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from training_core.artifacts import verify_published
 from training_core.data.splitting.bags import Bag, without_fold
 from training_core.data.splitting.row_draws import draw_rows
 from training_core.data.storage.store import Dataset
 from training_core.errors import GateError
-from training_core.jobs import JobReport, read_out_of_bag
+from training_core.jobs import JobReport, read_out_of_bag, require_intact
 from training_core.schema import DataSpec, Pattern, TaskSpec, patterns_to_judge
 from training_core.seeding import derive_seed
 from training_core.selection.answering import calibrated_values, with_promise
@@ -64,6 +63,7 @@ def cross_fitted_answers(
     """
     if not reports:
         raise GateError("no learner trained, so there is nothing to combine")
+    require_intact(report.artifact for report in reports if report.artifact is not None)
     candidates = [_candidate(report) for report in reports]
     rows = dataset.rows("train")
     target, available = dataset.target(rows), dataset.available(rows)
@@ -89,7 +89,6 @@ def cross_fitted_answers(
 
 def _candidate(report: JobReport) -> Candidate:
     assert report.artifact is not None
-    verify_published(report.artifact)
     rows, predictions = read_out_of_bag(report.artifact)
     return Candidate(
         name=report.name,

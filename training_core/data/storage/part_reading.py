@@ -43,9 +43,9 @@ class Part:
         self.num_rows = num_rows
         if not is_published(path):
             raise StorageError(f"{path}: file '{CHECKSUMS}' is missing; prepare the dataset again")
-        if gone := missing_files(path):
-            raise StorageError(f"{path}: file '{gone[0]}' is missing; prepare the dataset again")
         with reading(path):
+            if gone := missing_files(path):
+                raise StorageError(f"{path}: file '{gone[0]}' is missing; prepare the dataset again")
             described = json.loads((path / "part.json").read_text(encoding="utf-8"))
             if (described["digest"], described["num_rows"]) != (digest, num_rows):
                 raise StorageError(f"{path} is not the part that the version lists; prepare the dataset again")

@@ -14,10 +14,7 @@ from torch import Tensor
 
 from training_core.data.streams.encoded import input_type, target_type
 from training_core.errors import DataError
-from training_core.schema import Batch, DataSpec
-
-IGNORED = -100
-"""Label of positions that count for no loss; what `torch.nn.functional.cross_entropy` ignores by default."""
+from training_core.schema import IGNORED, Batch, DataSpec
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Stacking does not always pay: small nets gain most, wide layers and convolutions on a CPU may lose. So a few steps of
 each way are timed. Together and alone learners end alike up to rounding only; that a run can be repeated bit for bit,
-the choice is remembered per user, machine, torch and kind of training.
+the choice is remembered per user, machine, version of the code and of torch, and kind of training.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from training_core.artifacts import machine_cache
+from training_core.artifacts import core_fingerprint, machine_cache
 from training_core.engine.cohort.batches import CohortBatch
 from training_core.engine.cohort.forms import Form
 from training_core.engine.cohort.row_optimizers import why_no_row_optimizer
@@ -30,6 +30,7 @@ from training_core.engine.cohort.stacked import StackedModel, describe, why_not_
 from training_core.engine.cohort.update import CohortUpdate
 from training_core.engine.training import Precision
 from training_core.engine.updates.gradient import GradientUpdate
+from training_core.engine.updates.memory import is_out_of_memory, release_memory
 from training_core.engine.updates.optimizers import OptimizerConfig
 from training_core.objectives import Objective
 from training_core.schema import Batch
@@ -78,6 +79,8 @@ def choose_form(
 ) -> FormChoice:
     """Time a few steps of each way that is possible, and take the fastest, or a simpler one that is nearly as fast.
 
+    Where memory ran out, or something could not be read or written, the choice holds for this time only.
+
     Nothing that is given changes, and no random number is drawn.
 
     Args:
@@ -100,10 +103,13 @@ def choose_form(
     if known is not None:
         return known
     try:
-        choice = group.measure(total_steps)
+        choice, lasts = group.measure(total_steps)
     except Exception as error:  # whatever torch says about an operation that cannot be stacked
-        choice = FormChoice("sequential", {}, f"a stack does not work: {_first_line(error)}")
-    return _remember(file, choice)
+        choice, lasts = FormChoice("sequential", {}, f"a stack does not work: {_first_line(error)}"), not _passes(error)
+    if lasts:
+        return _remember(file, choice)
+    release_memory()
+    return choice
 
 
 def decide(seconds: Mapping[str, float]) -> ChosenForm:
@@ -168,10 +174,10 @@ class _Group:
         scale = 0 if total_steps is None else max(1, total_steps).bit_length()  # twice as long may be decided otherwise
         training = [self.optimizers[0].kind, self.clip_norm > 0, self.clip_value > 0, self.precision, scale]
         what = [describe(self.models[0]), type(self.objective).__qualname__, len(self.models), shapes, training]
-        return hashlib.sha256(repr([what, _machine(self.device)]).encode()).hexdigest()[:32]
+        return hashlib.sha256(repr([what, core_fingerprint(), _machine(self.device)]).encode()).hexdigest()[:32]
 
-    def measure(self, total_steps: int | None) -> FormChoice:
-        """Time each way on copies."""
+    def measure(self, total_steps: int | None) -> tuple[FormChoice, bool]:
+        """Time each way on copies; the choice, and whether it would be the same at another time."""
         on_gpu = self.device.type == "cuda"
         few = range(0, len(self.models), -(-len(self.models) // _MOST_TIMED_ALONE))
         share = len(self.models) / len(few)
@@ -183,6 +189,7 @@ class _Group:
                 "sequential": [self._alone(net, k) for net, k in zip(nets, few, strict=True)]
             }
             starting: dict[str, float] = {}
+            lasts = True
             for form in forms:
                 try:
                     step, starting[form] = self._started(form, clock)
@@ -190,10 +197,12 @@ class _Group:
                 except Exception as error:  # an operation that cannot be captured
                     if form == "stacked":
                         raise
+                    lasts = lasts and not _passes(error)
                     _log.warning("the form '%s' does not work here: %s", form, _first_line(error))
             seconds = time_steps(ways, clock)
             if changed := _changed_buffer(self.models[0], nets[0]):
-                return FormChoice("sequential", {}, f"training changes the buffer '{changed}', which a stack does not")
+                why = f"training changes the buffer '{changed}', which a stack does not"
+                return FormChoice("sequential", {}, why), lasts
             seconds["sequential"] *= share
             if total_steps is not None and total_steps * seconds["stacked"] > COMPILE_AFTER_SECONDS:
                 seconds["compiled"], starting["compiled"] = self._compiled(seconds["stacked"], clock)
@@ -203,7 +212,7 @@ class _Group:
         figures = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
         speed = seconds["sequential"] / seconds[form]
         gain = "a stack is not faster" if form == "sequential" else f"{speed:.1f}x as fast as one by one"
-        return FormChoice(form, seconds, f"{gain}; per step of all: {figures}")
+        return FormChoice(form, seconds, f"{gain}; per step of all: {figures}"), lasts
 
     def _compiled(self, stacked: float, clock: Callable[[], float]) -> tuple[float, float]:
         """Seconds per step of the compiled form, and to start it; by comparison with the stack timed before."""
@@ -259,6 +268,11 @@ def _changed_buffer(before: nn.Module, after: nn.Module) -> str | None:
     """The name of a buffer that training changed."""
     pairs = zip(before.named_buffers(), after.buffers(), strict=True)
     return next((name for (name, old), new in pairs if not torch.equal(old, new)), None)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether what went wrong says nothing of the nets: others had the memory, or the disk, at this moment."""
+    return is_out_of_memory(error) or isinstance(error, OSError)
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from training_core.data.streams.batching import EpochStream
 from training_core.engine.distributed.ranks import Ranks
 from training_core.engine.distributed.sharding import free_gathered, parted, whole
 from training_core.engine.distributed.update import DistributedUpdate
-from training_core.engine.loop import History, Hook, Snapshot, Stream, TrainingState, fit
+from training_core.engine.loop import History, Hook, Snapshot, Stream, TrainingState, fit, hook_states, take_hooks
 from training_core.errors import ConfigError, DataError
 from training_core.schema import Batch
 from training_core.seeding import random_state
@@ -86,7 +86,7 @@ def fit_across_ranks(
     batches = len(stream) if hasattr(stream, "__len__") else -1  # pyright: ignore[reportArgumentType]
     ranks.agree("the number of batches in an epoch", str(batches), DataError)
     ranks.agree("the settings of training", f"{epochs} epochs, {update.distributed!r}, to be saved: {save is not None}")
-    snapshot = None if resume is None else _for_rank(resume, ranks, len(mine))
+    snapshot = None if resume is None else _for_rank(resume, ranks, mine)
     history = fit(trained, stream, update, [together], epochs=epochs, name=name, resume=snapshot)
     if device is not None:
         model.load_state_dict(whole(trained.state_dict()))
@@ -188,11 +188,10 @@ class _Together(Hook):
         self._free(model)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"hooks": [hook.state_dict() for hook in self._hooks]}
+        return hook_states(self._hooks)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for hook, kept in zip(self._hooks, state["hooks"], strict=True):
-            hook.load_state_dict(parted(kept, hook.state_dict()))
+        take_hooks(self._hooks, state, lambda kept, hook: parted(kept, hook.state_dict()))
 
     def _tell(self, event: str, state: TrainingState, model: nn.Module) -> None:
         """Call the hooks. None of them may take a snapshot: the other ranks would not take part."""
@@ -225,13 +224,13 @@ def _of_all(snapshot: Snapshot, update: DistributedUpdate, gathered: Callable[[A
     """The snapshot `fit` would give if one process did the work of all, from those of all ranks. All together."""
     ranks = update.ranks
     return {
-        **gathered({**snapshot, "hooks": snapshot["hooks"][0]["hooks"]}),
+        **gathered({**snapshot, **snapshot["hooks"][0]}),
         "metrics": update.merged_metrics().state_dict(),
         "of_ranks": ranks.states_of_all({"random": random_state(), "metrics": update.seen.state_dict()}),
     }
 
 
-def _for_rank(snapshot: Mapping[str, Any], ranks: Ranks, num_hooks: int) -> Snapshot:
+def _for_rank(snapshot: Mapping[str, Any], ranks: Ranks, hooks: Sequence[Hook]) -> Snapshot:
     """A snapshot of the whole training as this rank has to load it. All ranks together."""
     where = snapshot["state"]
     ranks.agree("the snapshot to go on from", f"epoch {where['epoch']}, step {where['step']}")
@@ -242,11 +241,17 @@ def _for_rank(snapshot: Mapping[str, Any], ranks: Ranks, num_hooks: int) -> Snap
         own = {"random": snapshot["random"], "metrics": snapshot["metrics"]}
     else:
         own = {"random": random_state(), "metrics": {}}
+    if "hook_names" in snapshot:  # those of rank 0 come after those of every rank
+        num_kept = None if ranks.writes else sum(hook.kept_as is not None for hook in hooks)
+        kept = {name: snapshot[name][:num_kept] for name in ("hooks", "hook_names")}
+    else:
+        kept = {"hooks": snapshot["hooks"][: len(hooks)]}
     return {
         **snapshot,
         "update": {**snapshot["update"], "seen": own["metrics"]},
         "metrics": {},
-        "hooks": [{"hooks": snapshot["hooks"][:num_hooks]}],
+        "hooks": [kept],
+        "hook_names": [_Together.__name__],
         "random": own["random"],
     }
 

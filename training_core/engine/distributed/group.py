@@ -6,9 +6,7 @@
 in a script that is run by `torchrun --nproc-per-node 2 script.py`, or by `python script.py`, where it is alone.
 """
 
-import ctypes
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +20,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[re
 from training_core.engine.device import choose_device
 from training_core.engine.distributed.ranks import Ranks
 from training_core.errors import ConfigError, TransientError
+from training_core.parenthood import end_with_parent
 
 LISTENER = "POLYCHOIR_RENDEZVOUS_FD"
 """Rank 0 of `launch`: the number of an open socket, bound to this machine alone, on which the ranks find each other."""
@@ -61,7 +60,7 @@ def process_group(*, timeout_seconds: float = 600.0, device: str | None = None) 
     if dist.is_initialized():
         yield ranks
         return
-    end_with_parent(os.getppid())
+    end_with_parent()
     if single_machine:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(name, _loopback())
@@ -141,11 +140,3 @@ def _loopback() -> str:
     """The name of the interface that does not leave this machine."""
     names = [name for _, name in socket.if_nameindex()]
     return next((name for name in names if name.startswith("lo")), names[0])
-
-
-def end_with_parent(parent: int) -> None:
-    """Ask the kernel to end this process when `parent`, which started it, ends, however it ends (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended before the kernel was asked
-            os._exit(1)

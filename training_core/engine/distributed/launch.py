@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from training_core import errors
-from training_core.engine.distributed.group import LISTENER, PeerLostError, end_with_parent, process_group
+from training_core.engine.distributed.group import LISTENER, PeerLostError, process_group
 from training_core.errors import ConfigError, PolychoirError, TransientError
+from training_core.parenthood import end_with_parent
 
 _FOLDER = "POLYCHOIR_RANKS_FOLDER"
 _PARENT = "POLYCHOIR_PARENT_PID"

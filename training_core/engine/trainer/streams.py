@@ -12,8 +12,7 @@ from training_core.data.streams.batching import Batching, EpochStream
 from training_core.data.streams.collate import LanguageModelling, SequenceClassification, Vision
 from training_core.data.streams.memory import map_batch
 from training_core.errors import DataError
-from training_core.objectives import IGNORED
-from training_core.schema import Batch, TaskSpec
+from training_core.schema import IGNORED, Batch, TaskSpec
 
 Collate = Callable[[Sequence[Any]], Batch]
 """Makes a batch of a list of items."""

@@ -71,6 +71,10 @@ class _Adapted(Hook):
     def on_training_end(self, state: TrainingState, model: Any) -> None:
         self._tell("on_training_end")
 
+    @property
+    def kept_as(self) -> str | None:
+        return type(self._hooks).__name__ if hasattr(self._hooks, "state_dict") else None
+
     def state_dict(self) -> dict[str, Any]:
         return dict(self._hooks.state_dict()) if hasattr(self._hooks, "state_dict") else {}
 

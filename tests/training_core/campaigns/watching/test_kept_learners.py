@@ -57,3 +57,10 @@ def test_what_is_found_again_is_used_again(cut, model, store):
         os.utime(folder, (0, 0))
     kept(cut, model, store)
     assert all(folder.stat().st_mtime > 1e9 for folder in folders)
+
+
+def test_what_lacks_a_file_is_made_again(cut, model, store):
+    folders = [report.artifact.path for report in kept(cut, model, store) if report.artifact is not None]
+    (folders[0] / "out_of_bag.npz").unlink()
+    assert kept(cut, model, store)
+    assert (folders[0] / "out_of_bag.npz").exists()

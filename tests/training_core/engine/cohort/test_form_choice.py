@@ -171,6 +171,39 @@ def test_what_cannot_be_stacked_is_trained_one_by_one_and_says_why(
     assert found.reason and re.search(reason, found.reason)
 
 
+class Hindered(SmallNet):
+    """Fails as long as something stands in its way."""
+
+    error: Exception | None = None
+
+    def forward(self, inputs: Any, available: Tensor) -> Tensor:
+        if Hindered.error is not None:
+            raise Hindered.error
+        return super().forward(inputs, available)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), OSError(24, "Too many open files")],
+)
+def test_what_passes_is_not_remembered(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hindered, "error", error)
+    nets = [Hindered(0), Hindered(1)]
+    found = choose(nets, tmp_path)
+    assert found.form == "sequential" and "a stack does not work" in found.reason
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Hindered, "error", None)
+    assert choose(nets, tmp_path).seconds_per_step
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_other_code_measures_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose([SmallNet(0), SmallNet(1)], tmp_path)
+    monkeypatch.setattr(choice, "core_fingerprint", lambda: "other")
+    choose([SmallNet(0), SmallNet(1)], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_compiling_is_tried_only_where_training_is_long_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 

@@ -214,7 +214,6 @@ def _go_on(ranks: Ranks, strategy: str) -> dict[str, Any]:
     told["from 2 to 1"] = _distance(plain, on_one)
     keeper = SnapshotAt(18)
     train(Ranks(), **shape, hooks=(keeper,))
-    keeper.kept["hooks"].pop()  # the keeper's own
     on_two, _ = train(ranks, strategy, **shape, resume=keeper.kept)
     told["from 1 to 2"] = _distance(plain, on_two)
     return told

@@ -1,5 +1,6 @@
 """The trainer: every form of data, every part of the engine, and what it refuses."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from trainer_world import FORMS, QUICK, TASK, Blobs, Endless, blobs, net, raw_rows
 
+from training_core.data.ingestion.in_memory import create_dataset_from_arrays
 from training_core.data.views import HeldSamples
 from training_core.engine.loop import Hook, TrainingState
 from training_core.engine.trainer.builder import TrainingConfigBuilder
 from training_core.engine.trainer.config import TrainerConfig
+from training_core.engine.trainer.data import RawRows
 from training_core.engine.trainer.trainer import Trainer
 from training_core.engine.training import Stage
 from training_core.engine.watching.training_hooks import TrainingHooks
@@ -177,12 +180,23 @@ def test_groups_are_not_split_by_validation() -> None:
     rows = raw_rows().samples()
     groups = np.array([str(row // 10) for row in range(120)], object)
     source = HeldSamples(Samples(rows.inputs, rows.available, rows.ids, rows.target, groups), raw_rows().spec)
-    from training_core.engine.trainer.data import RawRows
-
     parts = RawRows(source).split(0.25, seed=1)
     assert parts is not None
     rest, share = (set(part.source.groups().tolist()) for part in parts)  # pyright: ignore[reportOptionalMemberAccess]
     assert len(share) == 3 and len(rest) == 9 and not rest & share
+
+
+def test_whole_blocks_of_time_are_held_back_for_validation(tmp_path: Path) -> None:
+    times = np.random.default_rng(0).permutation(120)
+    everything = {"store": tmp_path, "times": times, "task": "classification"}
+    rows = create_dataset_from_arrays("dated", {"vec": blobs()[0].numpy()}, blobs()[1].numpy(), **everything).subset()
+    for fraction, num_blocks in ((0.25, 5), (0.01, 1)):  # of 20; one at least, where there are rows enough
+        parts = RawRows(rows).split(fraction, seed=1)
+        assert parts is not None
+        rest, share = (np.asarray(part.source.times()).astype(int) // 6 for part in parts)
+        assert len(np.unique(share)) == num_blocks and not set(rest) & set(share)
+        assert len(share) == 6 * num_blocks and len(rest) == 120 - len(share)
+    assert Trainer(net(), QUICK, TASK).train(rows).best_val_loss is not None
 
 
 def test_a_model_with_other_outputs_than_the_task_has_is_refused() -> None:

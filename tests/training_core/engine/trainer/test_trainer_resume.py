@@ -17,6 +17,7 @@ from training_core.engine.loop import Hook
 from training_core.engine.trainer.builder import TrainingConfigBuilder
 from training_core.engine.trainer.streams import LoaderStream
 from training_core.engine.trainer.trainer import Trainer
+from training_core.engine.watching.callbacks import TimeBudget
 from training_core.errors import ConfigError
 
 
@@ -151,3 +152,14 @@ def test_checkpoints_of_another_net_are_refused(tmp_path: Path) -> None:
     Trainer(net(), config, TASK).train(blobs())
     with pytest.raises(ConfigError, match="of a training with other settings: model"):
         Trainer(nn.Linear(4, 3), config, TASK).train(blobs())
+
+
+def test_a_training_goes_on_with_more_hooks_only_if_they_keep_nothing(tmp_path: Path) -> None:
+    config = kept(tmp_path, checkpoint_seconds=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(net(), config, TASK, StopAfter(13)).train(blobs())
+    with pytest.raises(ConfigError, match=r"states of these hooks: Validation, .* here are: .*, TimeBudget, .*"):
+        Trainer(net(), config, TASK, [CountSteps(), TimeBudget(3600)]).train(blobs())
+    results = Trainer(net(), config, TASK, [CountSteps(), CountSteps()]).train(blobs())
+    straight = Trainer(net(), kept(tmp_path / "straight"), TASK).train(blobs())
+    assert results.history == straight.history

@@ -130,3 +130,12 @@ def test_the_state_of_an_object_is_kept_where_it_has_one() -> None:
     as_hook(second).load_state_dict(adapted.state_dict())
     assert second.count == 3
     assert as_hook(Everything()).state_dict() == {}
+
+
+def test_a_state_is_kept_under_the_name_of_the_object_that_keeps_it() -> None:
+    class Keeps(Everything):
+        def state_dict(self) -> dict[str, int]:
+            return {"calls": len(self.calls)}
+
+    assert as_hook(Keeps()).kept_as == "Keeps"
+    assert as_hook(Everything()).kept_as is None
