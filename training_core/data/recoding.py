@@ -79,6 +79,9 @@ class _Recoded:
     def groups(self) -> np.ndarray | None:
         return self._rows.groups()
 
+    def times(self) -> np.ndarray | None:
+        return self._rows.times()
+
     def available(self) -> dict[str, np.ndarray]:
         return self._rows.available()
 

@@ -48,6 +48,10 @@ class RowSource(Protocol):
         """Groups of its rows, str objects [N]; None when there are none."""
         ...
 
+    def times(self) -> np.ndarray | None:
+        """Times of its rows, float64 or datetime64 [N]; None when there are none."""
+        ...
+
     def available(self) -> dict[str, np.ndarray]:
         """Per modality of `spec` whether each row has it, bool [N]."""
         ...
@@ -194,18 +198,21 @@ class HeldSamples:
         spec: of the samples.
     """
 
-    def __init__(self, samples: Samples, spec: DataSpec) -> None:
-        """Serve the modalities of `spec` out of `samples`, which may have more.
+    def __init__(self, samples: Samples, spec: DataSpec, times: np.ndarray | None = None) -> None:
+        """Serve the modalities of `spec` out of `samples`, which may have more; `times` of the rows [N] if they have.
 
         Raises:
-            DataError: `samples` lacks one of them.
+            DataError: `samples` lacks one of them, or there are not as many times as rows.
         """
+        if times is not None and len(times) != len(samples):
+            raise DataError(f"{len(samples)} rows need {len(samples)} times; got {len(times)}")
         for name in spec.names:
             if name not in samples.inputs:
                 have = ", ".join(samples.inputs) or "none"
                 raise DataError(f"the samples have no modality '{name}'; they have {have}")
         self.spec = spec
         self._samples = samples.select(spec.names)
+        self._times = times
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -228,6 +235,10 @@ class HeldSamples:
     def groups(self) -> np.ndarray | None:
         """Groups of its rows, str objects [N]; None when there are none."""
         return self._samples.groups
+
+    def times(self) -> np.ndarray | None:
+        """Times of its rows, float64 or datetime64 [N]; None when there are none."""
+        return self._times
 
     def available(self) -> dict[str, np.ndarray]:
         """Per modality whether each row has it, bool [N]."""
@@ -259,7 +270,10 @@ class HeldSamples:
         """
         spec, chosen = _cut(self.spec, {}, modalities, features)
         part = self._samples.select(spec.names, chosen)
-        return HeldSamples(part if rows is None else part.take(checked_positions(rows, len(self))), spec)
+        if rows is None:
+            return HeldSamples(part, spec, self._times)
+        rows = checked_positions(rows, len(self))
+        return HeldSamples(part.take(rows), spec, None if self._times is None else self._times[rows])
 
 
 def checked_positions(rows: np.ndarray, num_rows: int) -> np.ndarray:

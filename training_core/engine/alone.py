@@ -1,15 +1,18 @@
 """Training one learner by itself: a net by gradients, epoch after epoch; an estimator in one step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import nn
 
+from training_core.data.splitting.row_draws import units_of_rows
 from training_core.data.streams.batching import Batching
 from training_core.data.streams.choice import open_stream
 from training_core.data.streams.encoded import OneBatch
+from training_core.data.views import RowSource
 from training_core.engine.checkpoints.environment import Environment
 from training_core.engine.checkpoints.hook import CheckpointHook
 from training_core.engine.checkpoints.manager import CheckpointManager
@@ -29,7 +32,7 @@ from training_core.engine.watching.profiling import Watch
 from training_core.objectives import LossStrategy, Objective, Supervised
 from training_core.objectives.balance import balanced_class_weights
 from training_core.objectives.denoising import SupervisedAndDenoising, ask_inner_net
-from training_core.schema import TaskSpec
+from training_core.schema import Samples, TaskSpec
 from training_core.seeding import torch_seeded
 
 
@@ -61,7 +64,7 @@ def train_alone(
     if isinstance(prepared.model, nn.Module):
         history = _fit_net(prepared, prepared.trained_net(device), hooks, checkpoints, watch)
     else:
-        everything = OneBatch(prepared.preprocessor.encode(prepared.rows.samples()))
+        everything = OneBatch(prepared.preprocessor.encode(_in_units(prepared.rows)))
         history = fit(prepared.model, everything, EstimatorUpdate(), hooks, epochs=1, name=request.name)
     return Trained(prepared.finish(device), history, "alone")
 
@@ -145,6 +148,20 @@ def going_on(checkpoints: Path | None, training: TrainingConfig, device: str) ->
     here = Environment.here(device)  # not the settings: the folder is named by all that decides the result
     manager = CheckpointManager(checkpoints, keep_best_k=0, keep_last_n=2, environment=here)
     return manager.latest(), [CheckpointHook(manager, training.checkpoint_seconds)]
+
+
+def _in_units(rows: RowSource) -> Samples:
+    """All samples; where rows have times and no groups, blocks of time stand in the place of groups.
+
+    An estimator chooses its settings on rows it splits off its own, and knows of groups alone: without them it would
+    judge itself on neighbours in time of what it has learnt. Rows drawn more than once count once.
+    """
+    samples, times = rows.samples(), rows.times()
+    if samples.groups is not None or times is None:
+        return samples
+    _, first, of_row = np.unique(samples.ids.astype(str), return_index=True, return_inverse=True)
+    units = units_of_rows(None, times[first])
+    return samples if units is None else replace(samples, groups=units[of_row])
 
 
 def _fit_net(

@@ -9,6 +9,7 @@ import numpy as np
 from training_core.learners.base import spec_width
 from training_core.learners.design_matrix import TREE_ONE_HOT, DesignMatrix
 from training_core.learners.estimator import Estimator, EstimatorConfig
+from training_core.learners.folds import deal_folds
 from training_core.learners.linear_fit import row_losses, sigmoid, softmax
 from training_core.learners.saved_state import read_array, read_number
 from training_core.learners.saved_trees import Trees, pack_forest, restore_trees
@@ -18,10 +19,13 @@ from training_core.schema import DataSpec, ModalityKind, Samples
 SMALLEST_PROBABILITY = 1e-4
 """Probabilities are kept this far from 0 and 1 before their logarithm is sharpened: what a forest of a few hundred
 trees cannot tell from 0."""
+NUM_FOLDS = 3
+"""Folds of groups. A forest of a fold has one in so many of the trees, about as many as leave a row out by themselves:
+together the folds take as long as two thirds of the forest."""
 
 
 class ExtraTreesConfig(EstimatorConfig):
-    """A forest of extremely randomised trees, its probabilities sharpened by out-of-bag rows."""
+    """A forest of extremely randomised trees, its probabilities sharpened by rows left out."""
 
     modality_kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"vector", "tabular", "image", "sequence"})
     same_rows_same_learner: ClassVar[bool] = False
@@ -61,6 +65,9 @@ class ExtraTreesEstimator(Estimator):
     the votes of the trees that did not see a row tell how much: their log-odds are multiplied by the factor that
     makes the left-out rows most likely (temperature scaling, Guo et al. 2017, arXiv:1706.04599, on out-of-bag rows).
     Values get the like: their deviations from the mean are scaled to the least squared error on left-out rows.
+
+    A tree that did not see a row may have seen others of its group. So with groups, forests that were grown without a
+    fold of them answer for it, and with too few groups for folds the votes are left as they are.
     """
 
     def __init__(self, config: ExtraTreesConfig, spec: DataSpec, seed: int) -> None:
@@ -73,14 +80,31 @@ class ExtraTreesEstimator(Estimator):
         self._trees: Trees | None = None
 
     def _learn(self, samples: Samples, target: np.ndarray, weight: np.ndarray | None) -> None:
+        matrix = np.asarray(self.design.fit(samples).transform(samples), dtype=np.float32)
+        forest = self._grow(matrix, target, weight, self.config.num_trees, out_of_bag=samples.groups is None)
+        if self.spec.task.kind == "regression":
+            self._centre = np.average(target, axis=0, weights=weight)
+        if samples.groups is None:
+            votes = self._out_of_bag(forest, target)
+        else:
+            votes = self._out_of_fold(matrix, target, weight, samples.groups)
+        find = self._find_slope if self.spec.task.kind == "regression" else self._find_sharpness
+        self.sharpness = 1.0 if votes is None else find(votes, target)
+        classes = self.spec.task.kind == "classification"
+        members = [member.tree_ for member in forest.estimators_]
+        self._trees = pack_forest(members, self.design.num_columns, classes=classes)
+
+    def _grow(
+        self, matrix: np.ndarray, target: np.ndarray, weight: np.ndarray | None, num_trees: int, *, out_of_bag: bool
+    ) -> Any:
+        """A fitted forest of scikit-learn, which knows its out-of-bag votes if asked to."""
         from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-        matrix = np.asarray(self.design.fit(samples).transform(samples), dtype=np.float32)
         settings: dict[str, Any] = {
-            "n_estimators": self.config.num_trees,
-            "min_samples_leaf": self.config.leaf_rows(len(target)),
+            "n_estimators": num_trees,
+            "min_samples_leaf": self.config.leaf_rows(self.num_rows),
             "bootstrap": True,
-            "oob_score": True,
+            "oob_score": out_of_bag,
             "random_state": self.random_state,
             "n_jobs": 1,
         }
@@ -94,15 +118,49 @@ class ExtraTreesEstimator(Estimator):
             warnings.filterwarnings("ignore", "Some inputs do not have OOB scores", UserWarning)
             # The score of the left-out rows is undefined for a single one of them; it is not used.
             warnings.filterwarnings("ignore", "R.2 score is not well-defined", UserWarning)
-            forest.fit(matrix, target[:, 0] if target.shape[1:] == (1,) else target, sample_weight=weight)
-        if regression:
-            self._centre = np.average(target, axis=0, weights=weight)
-            self.sharpness = self._find_slope(np.asarray(forest.oob_prediction_).reshape(target.shape), target)
-        else:
-            self.sharpness = self._find_sharpness(np.asarray(forest.oob_decision_function_), target)
-        classes = self.spec.task.kind == "classification"
-        members = [member.tree_ for member in forest.estimators_]
-        self._trees = pack_forest(members, self.design.num_columns, classes=classes)
+            return forest.fit(matrix, target[:, 0] if target.shape[1:] == (1,) else target, sample_weight=weight)
+
+    def _out_of_bag(self, forest: Any, target: np.ndarray) -> np.ndarray:
+        """What the trees that did not see a row say of it, [N, active]; 0 or NaN where every tree saw it."""
+        if self.spec.task.kind == "regression":
+            return np.asarray(forest.oob_prediction_).reshape(target.shape)
+        votes = np.asarray(forest.oob_decision_function_)
+        if self.spec.task.kind == "multilabel":
+            return votes[:, 1, :] if votes.ndim == 3 else votes[:, [1]]
+        return votes
+
+    def _out_of_fold(
+        self, matrix: np.ndarray, target: np.ndarray, weight: np.ndarray | None, groups: np.ndarray
+    ) -> np.ndarray | None:
+        """What forests that did not see the group of a row say of it, [N, active]; None with too few groups."""
+        classes = target if self.spec.task.kind == "classification" else None
+        folds = deal_folds(len(target), NUM_FOLDS, self.rng("folds"), classes, groups)
+        if folds is None:
+            return None
+        votes = np.zeros((len(target), len(self._active)))
+        num_trees = math.ceil(self.config.num_trees / NUM_FOLDS)
+        for fold in range(NUM_FOLDS):
+            inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            of_inside = None if weight is None else weight[inside]
+            forest = self._grow(matrix[inside], target[inside], of_inside, num_trees, out_of_bag=False)
+            votes[outside] = self._said(forest, matrix[outside])
+        return votes
+
+    def _said(self, forest: Any, matrix: np.ndarray) -> np.ndarray:
+        """What a forest says, [N, active], also of classes and labels that it has not met."""
+        if self.spec.task.kind == "regression":
+            return forest.predict(matrix).reshape(len(matrix), -1)
+        said = forest.predict_proba(matrix)
+        votes = np.zeros((len(matrix), len(self._active)))
+        if self.spec.task.kind == "classification":
+            votes[:, forest.classes_] = said
+            return votes
+        several = isinstance(said, list)
+        for label, (own, known) in enumerate(
+            zip(said if several else [said], forest.classes_ if several else [forest.classes_], strict=True)
+        ):
+            votes[:, label] = own[:, known == 1].sum(axis=1)  # no column where no row of the fold has the label
+        return votes
 
     def _answer(self, samples: Samples) -> np.ndarray:
         assert self._trees is not None, "predict before fit"
@@ -144,12 +202,10 @@ class ExtraTreesEstimator(Estimator):
         return min(max(float((guess[judged] * truth[judged]).sum()) / power, 0.0), 2.0) if power > 0 else 1.0
 
     def _find_sharpness(self, votes: np.ndarray, target: np.ndarray) -> float:
-        """The factor in [1/4, 8] with the smallest log loss of out-of-bag votes [N, C] or [N, 2, L]."""
+        """The factor in [1/4, 8] with the smallest log loss of left-out rows' votes [N, C] or [N, L]."""
         from scipy.optimize import minimize_scalar
 
         kind = self.spec.task.kind
-        if kind == "multilabel":
-            votes = votes[:, 1, :] if votes.ndim == 3 else votes[:, [1]]
         # A row that every tree saw has NaN or, in some versions, all zeros.
         judged = np.isfinite(votes).all(axis=1) & (votes.any(axis=1) | (kind == "multilabel"))
         if not judged.any():

@@ -26,7 +26,7 @@ def rows(described: DataSpec) -> HeldSamples:
         ids=np.array(["a", "b", "c", "d"], object),
         target=np.array([0, 1, 2, -1]) if len(described.task.classes) > 2 else np.array([0, 1, 1, -1]),
     )
-    return HeldSamples(samples, described)
+    return HeldSamples(samples, described, times=np.arange(4.0))
 
 
 def test_rows_of_the_same_description_are_given_as_they_are():
@@ -53,6 +53,7 @@ def test_parts_and_blocks_are_recoded_too():
     assert part.samples().inputs["facts"][:, 1].tolist() == [0.0, 1.0]
     assert [block.inputs["facts"][0, 1] for block in part.blocks(1)] == [0.0, 1.0]
     assert part.ids().tolist() == ["c", "a"]
+    assert part.times().tolist() == [2.0, 0.0]  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @pytest.mark.parametrize(

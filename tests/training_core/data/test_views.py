@@ -235,6 +235,16 @@ def test_held_samples_need_every_modality_of_their_spec():
     assert HeldSamples(some_samples(), SPEC.select(["vec"])).samples().inputs.keys() == {"vec"}
 
 
+def test_times_are_cut_with_their_rows():
+    rows, times = np.asarray([7, 2, 2, 29]), np.arange(float(NUM_ROWS))
+    for source in (a_view(), HeldSamples(some_samples(), SPEC, times)):
+        part = source.subset(rows, ["vec"]).subset(features={"vec": (0,)})
+        assert part.times().tolist() == [7, 2, 2, 29]  # pyright: ignore[reportOptionalMemberAccess]
+    assert HeldSamples(some_samples(), SPEC).subset(rows).times() is None
+    with pytest.raises(DataError, match="30 rows need 30 times; got 29"):
+        HeldSamples(some_samples(), SPEC, times[1:])
+
+
 def test_held_samples_are_served_without_a_copy():
     held = HeldSamples(some_samples(), SPEC)
     assert all(np.shares_memory(block.inputs["photo"], held.samples().inputs["photo"]) for block in held.blocks(10))

@@ -104,6 +104,22 @@ def out_of_bag_rows(
     return _outside(bag, rows, *_draw(bag, rows, target, groups, times))
 
 
+def units_of_rows(groups: np.ndarray | None, times: np.ndarray | None) -> np.ndarray | None:
+    """What a learner's own rows are split by, so that no part resembles another more than new rows would.
+
+    Groups where rows have groups, else the blocks of time that bags are drawn by, counted among these rows.
+
+    Returns:
+        The unit of each row, str objects [n]; None where every row stands for itself: rows have neither, or a single
+        time.
+    """
+    if groups is not None:
+        return groups
+    if times is None or not len(times) or not (block := _time_blocks(times)).any():
+        return None
+    return block.astype(str).astype(object)
+
+
 class _Units(NamedTuple):
     """What is drawn: the unit of each row [n], the stratum of each unit [units], and what a unit is."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from training_core.data.preprocessing import Preprocessor
+from training_core.data.splitting.row_draws import units_of_rows
 from training_core.data.streams.batching import Batching, EpochStream
 from training_core.data.streams.choice import open_stream
 from training_core.data.streams.iterable import IterableStream
@@ -139,8 +140,10 @@ class RawRows(TrainerData):
         return open_stream(self.source, self.preprocessor, batching, device)
 
     def split(self, fraction: float, seed: int) -> "tuple[RawRows, RawRows] | None":
-        """By rows, or by groups where rows have them, so that no group is in both."""
-        parts = _split_rows(len(self.source), fraction, seed, self.source.groups())
+        """By groups where rows have them, else by blocks of time (one at least) where they have times, else by rows."""
+        groups, times = self.source.groups(), self.source.times()
+        at_least = int(groups is None and times is not None)
+        parts = _split_rows(len(self.source), fraction, seed, units_of_rows(groups, times), at_least)
         if parts is None:
             return None
         rest, share = parts
@@ -222,12 +225,15 @@ class Loader(TrainerData):
 
 
 def _split_rows(
-    num_rows: int, fraction: float, seed: int, groups: np.ndarray | None = None
+    num_rows: int, fraction: float, seed: int, units: np.ndarray | None = None, at_least: int = 0
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions of a rest and of a random share, both in order; None when one would be empty."""
-    units = np.arange(num_rows) if groups is None else np.unique(groups.astype(str), return_inverse=True)[1]
+    """Positions of a rest and of a random share, `at_least` so many units, both in order; None when one would be empty.
+
+    Rows of one of `units` [num_rows] stay together.
+    """
+    units = np.arange(num_rows) if units is None else np.unique(units.astype(str), return_inverse=True)[1]
     distinct = np.unique(units)
-    num_held = round(fraction * len(distinct))
+    num_held = max(round(fraction * len(distinct)), at_least)
     if not 0 < num_held < len(distinct):
         return None
     held = generator(seed, "validation").permutation(distinct)[:num_held]

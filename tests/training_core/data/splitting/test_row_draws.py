@@ -5,7 +5,7 @@ import pytest
 
 from training_core.data.splitting.bags import Bag
 from training_core.data.splitting.folds import fold_of_rows
-from training_core.data.splitting.row_draws import draw_rows, in_bag_rows, out_of_bag_rows
+from training_core.data.splitting.row_draws import draw_rows, in_bag_rows, out_of_bag_rows, units_of_rows
 from training_core.errors import ConfigError
 from training_core.seeding import derive_seed
 
@@ -108,6 +108,19 @@ def test_with_times_whole_blocks_of_neighbours_are_left_out(sampling, grouped, d
     if grouped:
         assert groups is not None
         assert not set(groups[inside - 100]) & set(groups[outside - 100])
+
+
+def test_a_learner_s_own_rows_are_split_by_groups_else_by_the_blocks_of_bags():
+    times = np.random.default_rng(0).permutation(200).astype(float)
+    groups = np.asarray([f"g{i // 7}" for i in range(200)], object)
+    assert units_of_rows(None, None) is None and units_of_rows(None, np.zeros(200)) is None
+    assert units_of_rows(None, times[:0]) is None
+    assert units_of_rows(groups, times) is groups
+    units = units_of_rows(None, times)
+    assert units is not None and units.dtype == object
+    for seed in range(5):
+        inside, outside = (units[rows - 100] for rows in draw_rows(a_bag(row_seed=seed), ROWS, CLASSES, None, times))
+        assert len(set(inside)) == 16 and len(set(outside)) == 4 and not set(inside) & set(outside)
 
 
 def test_neighbours_that_are_copies_do_not_flatter_a_learner_judged_by_time():

@@ -20,6 +20,7 @@ from training_core.data.streams.resident import DeviceStream
 from training_core.data.views import HeldSamples, View
 from training_core.engine.cohort.stream import CohortStream
 from training_core.errors import DataError
+from training_core.learners.sequence_net import real_steps
 from training_core.schema import Batch, ColumnSpec, DataSpec, ModalitySpec, Samples, TaskSpec
 
 CLASSES = TaskSpec.classification(("a", "b", "c"))
@@ -293,3 +294,54 @@ def test_items_read_in_passing_are_refused() -> None:
     batching = Batching(4, perturbation=Perturbation.of(preprocessor, input_noise=0.1))
     with pytest.raises(DataError, match="not perturbed"):
         IterableStream([1, 2], lambda items: data, batching)
+
+
+def ended_sequences(num_rows: int, seed: int) -> tuple[Preprocessor, Batch]:
+    """Sequences of 4 to 8 of 10 steps; every other one is padded with zeros, the rest with its last step."""
+    source = np.random.default_rng(seed)
+    steps = source.normal(1.0, 2.0, size=(num_rows, 10, 3))
+    for row, length in enumerate(source.integers(4, 9, num_rows)):
+        steps[row, length:] = steps[row, length - 1] if row % 2 else 0.0
+    spec = DataSpec(modalities=(ModalitySpec(name="steps", kind="sequence", shape=(10, 3)),), task=CLASSES)
+    ids = np.array([f"row-{i}" for i in range(num_rows)], dtype=object)
+    available = {"steps": source.random(num_rows) < 0.9}
+    rows = HeldSamples(Samples({"steps": steps}, available, ids, source.integers(0, 3, num_rows)), spec)
+    preprocessor = Preprocessor.fit(rows, spec)
+    return preprocessor, encode_to_memory(rows, preprocessor)
+
+
+def test_noise_leaves_the_padding_of_sequences_so_that_as_many_steps_count_as_without_it() -> None:
+    preprocessor, data = ended_sequences(300, 0)
+    batching = Batching(64, seed=3, perturbation=Perturbation.of(preprocessor, input_noise=0.3))
+    after, before = gathered(epoch(data, batching), data, "steps")
+    real = real_steps(before)
+    assert len(real.sum(dim=1).unique()) > 5
+    assert torch.equal(real_steps(after), real)
+    assert torch.equal(after[~real], before[~real])
+    surely_real = real & torch.cat([real[:, 1:], torch.zeros_like(real[:, :1])], dim=1)
+    assert abs(float((after - before)[surely_real].std()) - 0.3) < 0.02
+    whole = data.clone()
+    whole.inputs["steps"] = torch.randn(300, 10, 3, generator=torch.Generator().manual_seed(0))
+    after, before = gathered(epoch(whole, batching), whole, "steps")
+    assert (after != before).any(dim=2).all(), "what changes up to its last step is not padded"
+
+
+def test_sequences_of_a_stack_are_those_of_each_alone_and_go_on_in_the_same_bits() -> None:
+    worlds = [ended_sequences(37 + 9 * k, k) for k in range(2)]
+    data = [rows for _, rows in worlds]
+    batchings = [
+        Batching(16, seed=k, perturbation=Perturbation.of(preprocessor, input_noise=0.2 + 0.3 * k))
+        for k, (preprocessor, _) in enumerate(worlds)
+    ]
+    together = [batch.clone() for batch in CohortStream(data, batchings)]
+    for k in range(2):
+        alone = epoch(data[k], batchings[k])
+        assert not torch.equal(alone[0].inputs["steps"], original(data[k], alone[0], "steps"))
+        for batch, mine in zip(together, alone, strict=False):
+            assert torch.equal(batch.inputs["steps"][k, : len(mine)], mine.inputs["steps"])
+    stream = CohortStream(data, batchings)
+    next(iter(stream))
+    state, stream = stream.state_dict(), CohortStream(data, batchings)
+    stream.load_state_dict(state)
+    for one, other in zip(together[1:], [batch.clone() for batch in stream], strict=True):
+        assert torch.equal(one.inputs["steps"], other.inputs["steps"])
