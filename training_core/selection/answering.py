@@ -92,7 +92,8 @@ def with_promise(
 
     The stacker, if it earns its place; for regression what makes errors large; and the thresholds of the promised
     coverage. Out of bag fewer learners speak than later: temperatures and expected errors are those for as many as
-    spoke, so the scores compare, and what cannot be levelled out makes the promise a cautious one.
+    spoke, so the scores compare, and what cannot be levelled out makes the promise a cautious one. Thresholds are
+    learned from what a stacker says to rows that it was not fitted on.
     """
     weights = np.array([learned.weights.get(name, 0.0) for name in evidence.names])
     kept = weights > 0
@@ -107,14 +108,17 @@ def with_promise(
         return learned
     mixed = pool(predictions, weights)
     enough = len(target) >= config.min_calibration_rows
-    values = calibrated_values(task, learned, mixed, predictions, weights, names)
+    held_out = None
     if config.stacking and enough:
-        learned = _with_stacker(task, learned, target, mixed, predictions, weights, names, config, seed, units)
-        values = calibrated_values(task, learned, mixed, predictions, weights, names)
+        learned, held_out = _with_stacker(
+            task, learned, target, mixed, predictions, weights, names, config, seed, units
+        )
+    values = calibrated_values(task, learned, mixed, predictions, weights, names)
     std = None
     if task.kind == "regression":
         learned, std = _with_errors(learned, target, values, predictions, weights, mixed, config, enough, seed, units)
-    rule = fit_conformal(task, target, values, config.coverage, config.set_method, std)
+    judged = values if held_out is None else held_out
+    rule = fit_conformal(task, target, judged, config.coverage, config.set_method, std)
     return learned.model_copy(update={"conformal": rule})
 
 
@@ -129,14 +133,14 @@ def _with_stacker(
     config: CombinationConfig,
     seed: int,
     units: np.ndarray | None,
-) -> PatternWeights:
-    """`learned` with the stacker that wins most on rows held out, if one does.
+) -> tuple[PatternWeights, np.ndarray | None]:
+    """`learned` with the stacker that wins most on rows held out, if one does, and its answers to those, [N, C].
 
     Tried are one beside the temperature as it is, and one beside the temperature that suits a stacker best.
     """
     plain = values = calibrated_values(task, learned, mixed, predictions, weights, names)
-    stacker = fit_stacker(task, target, plain, predictions, weights, names, config.evenness, seed, units=units)
-    best = learned if stacker is None else learned.model_copy(update={"stacker": stacker})
+    found = fit_stacker(task, target, plain, predictions, weights, names, config.evenness, seed, units=units)
+    best = (learned, None) if found is None else (learned.model_copy(update={"stacker": found[0]}), found[1])
     temperature = learned.temperature
     for _ in range(_MOST_STRETCHES):
         factor = stretch_beside(task, target, values, predictions, weights, config.evenness)
@@ -149,9 +153,9 @@ def _with_stacker(
     if temperature == learned.temperature:
         return best
     beside = fit_stacker(task, target, values, predictions, weights, names, config.evenness, seed, plain, units)
-    if beside is None or (stacker is not None and beside.gain <= stacker.gain):
+    if beside is None or (found is not None and beside[0].gain <= found[0].gain):
         return best
-    return learned.model_copy(update={"temperature": temperature, "stacker": beside})
+    return learned.model_copy(update={"temperature": temperature, "stacker": beside[0]}), beside[1]
 
 
 def _with_errors(

@@ -40,15 +40,11 @@ from training_core.selection.pooling import (
 from training_core.selection.spread import SpreadModel
 from training_core.selection.stacking import Stacker
 from training_core.selection.teams import joined_predictions, member_weights, team_positions
-from training_core.selection.units import mean_error, of_rows
+from training_core.selection.units import BEYOND_NOISE, mean_error, of_rows
 from training_core.selection.weighting import likelihood_weights
 
 _MAX_NUMBERS = 20_000_000
 """Learners × rows × outputs held at a time (160 MB): with very many classes fewer rows are looked at."""
-
-_BEYOND_NOISE = 2.0
-"""Standard errors by which a mixture must lose to a single learner before it is given up. Out of bag only a few members
-speak for a row, so the mixture is judged below its worth as it is."""
 
 _SURELY = 3.0
 """Standard errors by which some learner, or their mixture, must beat an answer without any input under a pattern that
@@ -241,7 +237,7 @@ def combine_pattern(
     separate = learner_losses(task, target, joined)
     ignorant = ignorant_losses(task, target)
     known = np.array([_errors_less(losses, ignorant[rows], of_rows(units, rows)) for rows, losses in separate])
-    skilled = np.flatnonzero(known > _BEYOND_NOISE)
+    skilled = np.flatnonzero(known > BEYOND_NOISE)
     # One that knows nothing cannot help, yet a little weight of it hardly hurts a mixture whose temperature makes up
     # for it, so it would be kept.
     heeded = skilled if len(skilled) else np.arange(len(joined))
@@ -334,18 +330,19 @@ def _surely_better(
 ) -> bool:
     """Whether the best of `num_learners` learners beats their mixture on the same rows, in losses and in mistakes.
 
-    The best of many looks better than it is: the losses have to differ by as many standard errors as make up for that
-    (Bonferroni). And a learner that happens to be right on all of some eighty rows looks infinitely surer than any
+    Out of bag only a few members speak for a row, so the mixture is judged below its worth as it is. And the best of
+    many looks better than it is: the losses have to differ by as many standard errors as make up for that
+    (Bonferroni). A learner that happens to be right on all of some eighty rows looks infinitely surer than any
     mixture once it is calibrated on them, so it has to make fewer mistakes as well.
     """
-    needed = NormalDist().inv_cdf(1 - (1 - NormalDist().cdf(_BEYOND_NOISE)) / num_learners)
+    needed = NormalDist().inv_cdf(1 - (1 - NormalDist().cdf(BEYOND_NOISE)) / num_learners)
     if _errors_less(losses, mixture_losses, units) <= needed:
         return False
     if task.kind == "regression":
         return True
     mistakes = [1.0 - correctness(task, target, given).reshape(len(target), -1).mean(axis=1)
                 for given in (answers, mixture_answers)]  # fmt: skip
-    return _errors_less(mistakes[0], mistakes[1], units) > _BEYOND_NOISE
+    return _errors_less(mistakes[0], mistakes[1], units) > BEYOND_NOISE
 
 
 def _mixture(

@@ -13,11 +13,10 @@ import numpy as np
 
 from training_core.config import Config
 from training_core.selection.pooling import Pool, speaks
-from training_core.selection.units import dealt_folds, mean_error
+from training_core.selection.units import BEYOND_NOISE, dealt_folds, mean_error
 
 _LEAST = 1e-12
 _NUM_FOLDS = 5
-_BEYOND_NOISE = 2.0
 _STEEPEST = 3.0
 """No row's expected error is more than e^(3/2) = 4.5 times larger or smaller than the pattern's, however far its
 features lie from those seen."""
@@ -92,7 +91,7 @@ def fit_spread(
         expected = model.factors(values[held], disagreement[held]) ** 2
         before, after = np.log(usual) + square / usual, np.log(expected) + square / expected
         gains[held] = 0.5 * np.mean(before - after, axis=1)
-    if gains.mean() <= _BEYOND_NOISE * mean_error(gains, units):
+    if gains.mean() <= BEYOND_NOISE * mean_error(gains, units):
         return None
     return _fit(relative_error, values, disagreement, strength)
 

@@ -24,11 +24,9 @@ from training_core.evaluation.calibration import LEAST_PROBABILITY
 from training_core.evaluation.metrics import loss
 from training_core.schema import TaskSpec
 from training_core.selection.pooling import speaks
-from training_core.selection.units import dealt_folds, mean_error
+from training_core.selection.units import BEYOND_NOISE, dealt_folds, mean_error
 
 _NUM_FOLDS = 5
-_BEYOND_NOISE = 2.0
-"""Standard errors of the paired difference by which the stacker has to win on rows held out."""
 _FEWEST_ROWS = 100
 """With fewer rows stacking is not tried."""
 _MAX_STEPS = 200
@@ -70,8 +68,11 @@ def fit_stacker(
     seed: int,
     rival: np.ndarray | None = None,
     units: np.ndarray | None = None,
-) -> Stacker | None:
+) -> tuple[Stacker, np.ndarray] | None:
     """The stacker fitted on all rows if, fitted on four fifths, it beats the pool on the last fifth; else None.
+
+    With it come the answers [N, C] to each row of the one that was fitted without it: those to the rows it was fitted
+    on fit them too well to tell how large errors will be.
 
     All five fifths are held out in turn; the mean gain has to exceed two of its standard errors. The pool was itself
     fitted on all of the rows, which counts against the stacker.
@@ -101,22 +102,24 @@ def fit_stacker(
     whole = _Problem(whole.offset, whole.steps[weights > 0], whole.target)
     fold = dealt_folds(len(target), _NUM_FOLDS, seed, "stacking", units)
     beaten = whole.offset if rival is None else _scores(task, rival) / scale
-    gains = np.empty(len(target))
+    gains, answers = np.empty(len(target)), np.empty_like(pooled, dtype=np.float64)
     for index in range(_NUM_FOLDS):
         held = np.flatnonzero(fold == index)
         found = _fit(task, whole.take(np.flatnonzero(fold != index)), strength)
         part = whole.take(held)
         before = loss(task, part.target, _answers(task, beaten[held]))
-        gains[held] = before - loss(task, part.target, _answers(task, _corrected(part, found)))
-    if gains.mean() <= _BEYOND_NOISE * mean_error(gains, units):
+        answers[held] = _answers(task, _corrected(part, found))
+        gains[held] = before - loss(task, part.target, answers[held])
+    if gains.mean() <= BEYOND_NOISE * mean_error(gains, units):
         return None
     found = _fit(task, whole, strength)
     used = [name for name, weight in zip(names, weights, strict=True) if weight > 0]
-    return Stacker(
+    stacker = Stacker(
         coefficients={name: float(k) for name, k in zip(used, found, strict=False)},
         bias=tuple(float(b) for b in found[len(used) :] * scale),
         gain=float(gains.mean()),
     )
+    return stacker, answers * scale
 
 
 def stretch_beside(

@@ -11,6 +11,9 @@ import numpy as np
 from training_core.evaluation.statistics import time_blocks
 from training_core.seeding import generator
 
+BEYOND_NOISE = 2.0
+"""Standard errors by which a mean difference, on rows that were not trained on, has to exceed 0 to decide anything."""
+
 
 def units_of(groups: np.ndarray | None, times: np.ndarray | None) -> np.ndarray | None:
     """Which unit each row belongs to, int64 [N], counted from 0; None where every row stands for itself.

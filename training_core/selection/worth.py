@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from training_core.schema import Pattern
-from training_core.selection.units import mean_error, of_rows
+from training_core.selection.units import BEYOND_NOISE, mean_error, of_rows
 
-_BEYOND_NOISE = 2.0
 _ONLY_TOGETHER = 0.2
 """Share of all that is saved which a modality that tells nothing alone must save, last to the others, to count. Hiding
 a modality also silences learners that cannot do without it, so hiding pure noise costs a little, too."""
@@ -49,7 +48,7 @@ def _saving(before: np.ndarray | None, after: np.ndarray | None, units: np.ndarr
     gain = before - after
     known = np.isfinite(gain)
     gain = gain[known]
-    if not len(gain) or gain.mean() <= _BEYOND_NOISE * mean_error(gain, of_rows(units, known)):
+    if not len(gain) or gain.mean() <= BEYOND_NOISE * mean_error(gain, of_rows(units, known)):
         return 0.0
     return float(gain.mean())
 

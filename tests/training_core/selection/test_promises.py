@@ -7,12 +7,14 @@ import pytest
 
 from training_core.evaluation.metrics import calibration_error, loss
 from training_core.schema import DataSpec, ModalitySpec, Samples, TaskSpec, pattern_key, patterns_to_judge
-from training_core.selection.combination import CombinationConfig, PatternWeights
+from training_core.selection.answering import calibrated_values, with_promise
+from training_core.selection.combination import CombinationConfig, PatternWeights, combine_pattern
 from training_core.selection.conclude import Candidate, conclude, learn_patterns, learn_worth
-from training_core.selection.conformal import ConformalRule
+from training_core.selection.conformal import ConformalRule, prediction_sets
 from training_core.selection.ensemble import Ensemble
-from training_core.selection.evidence import OutOfBag
+from training_core.selection.evidence import Evidence, OutOfBag
 from training_core.selection.manifest import EnsembleManifest, Member
+from training_core.selection.pooling import pool
 
 NAMES = ("strong", "weak", "noise")
 CLASSES, LABELS, VALUES = TaskSpec.classification("abc"), TaskSpec.multilabel("xyz"), TaskSpec.regression(["u", "v"])
@@ -263,3 +265,29 @@ def test_few_rows_promise_little_rather_than_too_much():
     assert all(found.conformal.num_rows <= 24 for found in learn_patterns(said, config, 0))
     said, strict = heard(CLASSES, 24, coverage=0.99)
     assert all(found.conformal.thresholds == (np.inf,) for found in learn_patterns(said, strict, 0))
+
+
+def test_the_promise_is_kept_where_a_stacker_was_fitted_on_the_few_rows_there_are():
+    """20 classes, 6 learners that lean to some of them, 150 rows: thresholds from fitted answers would give .888."""
+    task, names, number = TaskSpec.classification([f"c{i}" for i in range(20)]), tuple("abcdef"), np.arange(6)
+    loudness, likeness = 0.5 + 0.2 * number[:, None, None], 0.4 * number[:, None, None]
+    config, inside, num_stacked = CombinationConfig(), [], 0
+    for seed in range(40):
+        draws = np.random.default_rng(1000 + seed)
+        leaning = draws.normal(size=(6, 1, 20)) + draws.normal(size=20)
+        target = draws.integers(0, 20, 2150)
+        own, shared = 2.0 * np.eye(20)[target] + draws.normal(size=(2150, 20)), draws.normal(size=(2150, 20))
+        odds = loudness * own + likeness * shared + draws.normal(size=(6, 2150, 20)) + leaning
+        raised = np.exp(odds - odds.max(axis=2, keepdims=True))
+        said = raised / raised.sum(axis=2, keepdims=True)
+        evidence = Evidence(np.arange(150), target[:150], said[:, :150], names, names)
+        learned = combine_pattern(task, evidence.target, evidence.predictions, names, config, seed, ("x",))
+        learned = with_promise(task, learned, evidence, config, seed)
+        num_stacked += learned.stacker is not None
+        weights = np.array([learned.weights.get(name, 0.0) for name in names])
+        target, fresh = target[150:], said[:, 150:]
+        values = calibrated_values(task, learned, pool(fresh, weights), fresh, weights, names)
+        assert learned.conformal is not None
+        inside.append(prediction_sets(task, values, learned.conformal)[np.arange(2000), target].mean())
+    assert num_stacked > 30
+    assert 0.894 < np.mean(inside) < 0.91

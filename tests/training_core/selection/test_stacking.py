@@ -35,7 +35,7 @@ def stack(task, target, predictions, strength=1.0):
     pooled = pool(predictions, weights).values
     names = tuple("ab"[: len(predictions)])
     found = fit_stacker(task, target, pooled, predictions, weights, names, strength, 0)
-    return found, (pooled, predictions, weights, names)
+    return None if found is None else found[0], (pooled, predictions, weights, names)
 
 
 def test_what_convex_weights_cannot_do_is_found_and_holds_on_fresh_rows():

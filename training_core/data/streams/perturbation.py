@@ -39,6 +39,8 @@ class CellRoles:
     """Table: the numeric columns that have an indicator; these stand, in this order, behind the `num_numbers` ones."""
     num_numbers: int = 0
     """Table: its numeric columns, without indicators."""
+    may_be_padded: bool = False
+    """Whether samples are steps in time, of which those at the end may be padding."""
     can_hide: bool = False
     """Whether single features are hidden: those of tables and vectors. A pixel or a moment has neighbours that tell
     what it was, and a token stands in an order."""
@@ -77,7 +79,16 @@ def roles_of(preprocessor: Preprocessor) -> tuple[CellRoles, ...]:
             found.append(CellRoles(modality.name, True, shape, of_all, state.indicators, len(varies), can_hide=True))
         elif modality.kind != "text":
             shape = {"image": (len(varies), 1, 1), "sequence": (1, len(varies))}.get(modality.kind, (len(varies),))
-            found.append(CellRoles(modality.name, False, shape, varies, can_hide=modality.kind == "vector"))
+            found.append(
+                CellRoles(
+                    modality.name,
+                    False,
+                    shape,
+                    varies,
+                    may_be_padded=modality.kind == "sequence",
+                    can_hide=modality.kind == "vector",
+                )
+            )
     return tuple(found)
 
 
@@ -109,7 +120,8 @@ class Perturbation:
     a number of a vector is its mean."""
     input_noise: float = 0.0
     """Standard deviation of what is added to numbers, which are standardised. What is missing, hidden, or constant in
-    training stays as it is."""
+    training stays as it is, and so do the steps at the end of a sequence from which on it does not change any more:
+    by that a net tells padding from what counts."""
     num_classes: int | None = None
     """Classification: targets that are mixed are shares of so many classes, float [B, C], not codes."""
     mixes: bool = False
@@ -158,6 +170,7 @@ class _Stacked(NamedTuple):
     varies: Tensor
     """1 where noise is added, float32 [K, 1, ...], to be multiplied with samples."""
     hides: bool
+    may_be_padded: bool
     owners: Tensor | None
     """int64 [K, 1, columns]; None for what is no table. The others likewise."""
     tellers: Tensor | None
@@ -233,6 +246,8 @@ class PerturbedEpoch:
         noise = noise * (roles.varies * self._noise.view(-1, *[1] * (values.ndim - 1)))
         if roles.tellers is not None:
             noise.mul_(1 - roles.missing(values))
+        if roles.may_be_padded:
+            noise.masked_fill_(_unchanging_end(values).unsqueeze(-1), 0.0)
         if hidden is not None:
             noise.masked_fill_(hidden, 0.0)
         values.add_(noise)
@@ -314,17 +329,28 @@ def _stacked(roles: Sequence[CellRoles]) -> _Stacked:
     first = roles[0]
     varies = torch.tensor([one.varies for one in roles], dtype=torch.float32).view(-1, 1, *first.feature_shape)
     if not first.is_table:
-        return _Stacked(first.name, varies, first.can_hide, None, None, None, None)
+        return _Stacked(first.name, varies, first.can_hide, first.may_be_padded, None, None, None, None)
     tellers = torch.tensor([one.tellers for one in roles]).unsqueeze(1)
     return _Stacked(
         first.name,
         varies,
         first.can_hide,
+        first.may_be_padded,
         owners=torch.tensor([one.owners for one in roles]).unsqueeze(1),
         tellers=tellers.clamp(min=0),
         is_told=(tellers >= 0).float(),
         is_indicator=torch.tensor([one.is_indicator for one in roles], dtype=torch.float32).unsqueeze(1),
     )
+
+
+def _unchanging_end(values: Tensor) -> Tensor:
+    """Which steps of sequences [..., T, F] are in a stretch of two or more alike that lasts to the end, bool [..., T].
+
+    Its first step is one of them: with noise on that one alone the others would no longer be equal to it.
+    """
+    alike = (values[..., 1:, :] == values[..., :-1, :]).all(dim=-1)
+    until_end = (~alike).flip(-1).to(torch.int64).cumsum(dim=-1).flip(-1) == 0
+    return functional.pad(until_end, (0, 1)) | functional.pad(until_end, (1, 0))
 
 
 def _padded(values: Tensor, shape: tuple[int, int], fill: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The financial report: what following the predictions would have earned, at what risk, and whether it lasted.
 
 A position is taken on each prediction and held until the answer is known; its return is the position times the return
-that followed, less the cost of changing it. The past is not the future: rows must be ones the predictor never saw.
+that followed, less the cost of changing it. Who has lost everything is out: that period's return is -1, and what would
+come after it is 0. The past is not the future: rows must be ones the predictor never saw.
 """
 
 import math
@@ -84,7 +85,8 @@ def financial_report(rows: JudgedRows, config: FinancialConfig | None = None) ->
     """Sharpe ratio, drawdown, information ratio, correlation with the market and the walk forward.
 
     Raises:
-        DataError: there are labels to predict, a column is absent, or a return is not a number or below -1.
+        DataError: there are labels to predict, a column is absent, or a return, of an asset or of the market, is not a
+            number or below -1.
         ConfigError: `up` or `down` is no class, or `down` is not named although there are more than two; or a
             classification has no column of returns.
     """
@@ -94,8 +96,8 @@ def financial_report(rows: JudgedRows, config: FinancialConfig | None = None) ->
     position, returns, num_periods = position[order], returns[order], int(period[-1]) + 1
     traded = _changes(rows, config, position, order, period)
     count = np.bincount(period)
-    earned = np.bincount(period, position * returns - config.cost * traded) / count
-    market = np.bincount(period, rows.column(config.market, "the market")[order] if config.market else returns) / count
+    earned = _until_ruin(np.bincount(period, position * returns - config.cost * traded) / count)
+    market = np.bincount(period, _market(rows, config)[order] if config.market else returns) / count
     asked = (position != 0) & (returns != 0)
     sharpe = sharpe_ratio(earned, config.periods_per_year)
     windows = _windows(earned, config)
@@ -128,10 +130,18 @@ def sharpe_ratio(returns: np.ndarray, periods_per_year: float = 252.0) -> float 
 
 
 def max_drawdown(returns: np.ndarray) -> float:
-    """Largest fall of compounded wealth from a peak, as a share of the peak; the start counts as one."""
-    wealth = np.cumprod(np.concatenate([[1.0], 1 + np.asarray(returns, dtype=np.float64)]))
-    peak = np.maximum.accumulate(wealth)
-    return float(np.max(1 - wealth / np.where(peak > 0, peak, 1.0)))
+    """Largest fall of compounded wealth from a peak, as a share of the peak; the start counts as one.
+
+    A return of -1 or less loses everything, and nothing is earned after it: the fall is then 1.
+    """
+    wealth = np.cumprod(np.concatenate([[1.0], 1 + _until_ruin(np.asarray(returns, dtype=np.float64))]))
+    return float(np.max(1 - wealth / np.maximum.accumulate(wealth)))
+
+
+def _until_ruin(earned: np.ndarray) -> np.ndarray:
+    """The returns [T] of wealth that stays 0 from the first period that takes all of it, or more."""
+    ruined = np.cumsum(earned <= -1)
+    return np.where(ruined == 0, earned, np.where((ruined == 1) & (earned <= -1), -1.0, 0.0))
 
 
 def _positions(rows: JudgedRows, config: FinancialConfig) -> np.ndarray:
@@ -173,9 +183,19 @@ def _returns(rows: JudgedRows, config: FinancialConfig) -> np.ndarray:
         found = np.asarray(rows.target[:, 0], dtype=np.float64)
     else:
         raise ConfigError("a class says which way a price went and not how far; name the column of `returns`")
-    if not np.isfinite(found).all() or found.min() < -1:
-        raise DataError(f"returns go from {found.min()} to {found.max()}; expected numbers of at least -1, .01 for 1 %")
-    return found
+    return _checked(found, "returns")
+
+
+def _market(rows: JudgedRows, config: FinancialConfig) -> np.ndarray:
+    return _checked(rows.column(config.market, "the market").astype(np.float64), "returns of the market")
+
+
+def _checked(returns: np.ndarray, what: str) -> np.ndarray:
+    if not np.isfinite(returns).all() or returns.min() < -1:
+        raise DataError(
+            f"{what} go from {returns.min()} to {returns.max()}; expected numbers of at least -1, .01 for 1 %"
+        )
+    return returns
 
 
 def _periods(rows: JudgedRows, config: FinancialConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -122,3 +122,25 @@ def test_what_cannot_be_a_return_is_refused() -> None:
         financial_report(judged(VALUES, np.array([[np.nan], [0.1]]), np.zeros((2, 1))))
     with pytest.raises(DataError, match="no column 'index', which would say the market"):
         financial_report(judged(VALUES, np.zeros((2, 1)), np.zeros((2, 1))), FinancialConfig(market="index"))
+
+
+def test_who_has_lost_everything_is_out() -> None:
+    """Short twice into +200 %: the second loss cannot win back what the first one took."""
+    moves = np.array([[0.1], [2.0], [2.0], [0.5], [0.1]])
+    rows = judged(VALUES, moves, np.array([[1.0], [-1.0], [-1.0], [1.0], [1.0]]))
+    report = financial_report(rows, FinancialConfig(num_windows=5))
+    assert report.total_return == -1.0 and report.max_drawdown == 1.0
+    assert [window.total_return for window in report.windows] == pytest.approx([0.1, -1.0, 0.0, 0.0, 0.0])
+    assert report.annual_return == pytest.approx((0.1 - 1.0) / 5 * 252)
+    assert report.share_of_windows_up == pytest.approx(0.2)
+    assert max_drawdown(np.array([0.5, -2.0, -2.0])) == 1.0
+
+
+def test_a_market_that_is_no_return_is_refused() -> None:
+    moves, up = np.array([[0.01], [0.02], [-0.01]]), np.ones((3, 1))
+    for wrong in (np.nan, np.inf, -1.5):
+        rows = judged(VALUES, moves, up, index=np.array([0.01, wrong, 0.0]))
+        with pytest.raises(DataError, match=r"returns of the market go from .* expected numbers of at least -1"):
+            financial_report(rows, FinancialConfig(market="index"))
+    rows = judged(VALUES, moves, up, index=np.array([0.0, 0.01, 0.0]))
+    assert financial_report(rows, FinancialConfig(market="index")).information_ratio is not None
