@@ -28,6 +28,8 @@ from flows.embedded_server import (
     keep_login,
     lay_out_database,
     login_of,
+    open_directly,
+    past_proxies,
 )
 from training_core.artifacts import exclusive, machine_cache, private_folder, write_text_atomically
 from training_core.config import Config
@@ -130,6 +132,7 @@ def settings(store: Path, addresses: Addresses, login: str) -> dict[str, str]:
     """The environment of everything that is brought up; what the user set himself stays unless it must not."""
     return {
         **os.environ,
+        **past_proxies(),
         "MLFLOW_TRACKING_URI": tracking_uri(store),
         "PREFECT_HOME": str(store.absolute() / "prefect"),
         "PREFECT_API_URL": f"{addresses.prefect}/api",
@@ -347,7 +350,7 @@ def _answers(url: str, login: str = "") -> bool:
     """Whether something is there that lets one in, with this `user:password` where one is given."""
     headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+        with open_directly(urllib.request.Request(url, headers=headers), 5) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -19,7 +19,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
@@ -41,6 +41,7 @@ _LEAVING_SECONDS = 15
 """An embedded server whose last user has just left is gone by then."""
 _PROBE_SECONDS = 1.0
 _LOGIN = "login"
+_HOST = "127.0.0.1"
 
 
 @contextmanager
@@ -152,6 +153,23 @@ def _copy(source: Path, target: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def open_directly(request: str | urllib.request.Request, seconds: float) -> HTTPResponse:
+    """Ask a server of this machine, past the proxy that the environment may name for the rest of the world."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=seconds)
+
+
+def past_proxies() -> dict[str, str]:
+    """Variables that lead every client past the proxy to servers of this machine; none where no proxy is named.
+
+    Without them Prefect's own client would ask the proxy, which knows another machine by that address.
+    """
+    named = urllib.request.getproxies_environment()
+    known = named.get("no", "").strip()
+    if not named or known == "*":
+        return {}
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join([*filter(None, [known]), _HOST, "localhost"]))
+
+
 @contextmanager
 def in_place_of_embedded_server(home: Path) -> Iterator[Callable[[str], None]]:
     """Within the block no embedded server of `home` runs nor is started; a lasting one may be started in its place.
@@ -178,7 +196,7 @@ def _running(home: Path, patience: int = 1) -> str | None:
             time.sleep(1)
         try:
             url = json.loads((home / "server.json").read_text())["url"]
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            with open_directly(f"{url}/health", 5) as answer:
                 return url if answer.status == 200 else None
         except (FileNotFoundError, ValueError, KeyError, ConnectionRefusedError, HTTPException):
             return None  # none runs, or the port of a killed one is another program's by now
@@ -229,8 +247,8 @@ def _serve(home: Path) -> None:
         _migrate_and_keep(home)
     listener = socket.socket()
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does it only for sockets of its own
-    listener.bind(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    listener.bind((_HOST, 0))
+    url = f"http://{_HOST}:{listener.getsockname()[1]}/api"
     server = uvicorn.Server(uvicorn.Config(create_app(), log_level="error", lifespan="on"))
 
     def stop_when_unused() -> None:

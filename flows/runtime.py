@@ -19,7 +19,7 @@ from uuid import UUID
 import psutil
 
 from flows.console import terminated_shown
-from flows.embedded_server import embedded_server, login_of
+from flows.embedded_server import embedded_server, login_of, past_proxies
 from training_core.artifacts import private_folder
 from training_core.tracking.processes import is_abandoned, process_tags
 
@@ -60,7 +60,7 @@ def prefect_at(store: Path, verbose: bool = False, meanwhile: Callable[[], objec
     os.environ["PREFECT_HOME"] = str(home)
     with ThreadPoolExecutor(1) as helper, embedded_server(home, lambda: helper.submit(meanwhile)) as url:
         helper.shutdown(wait=True)
-        own = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": login_of(home)}
+        own = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": login_of(home), **past_proxies()}
         before = {name: os.environ[name] for name in own if name in os.environ}
         os.environ.update(own)
         try:

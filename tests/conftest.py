@@ -18,6 +18,8 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     MLFLOW_DISABLE_TELEMETRY="true",
     XDG_CACHE_HOME=_CACHE,
+    NO_PROXY="127.0.0.1,localhost",  # a proxy for the rest of the world has no part in any test
+    no_proxy="127.0.0.1,localhost",
 )
 for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
     os.environ.pop(name, None)

@@ -119,8 +119,8 @@ def test_programs_that_will_not_end_are_waited_for_together(tmp_path: Path) -> N
             pids.append(child.pid)
             assert until(lambda log=child.log: log.read_text())
         began = time.monotonic()
-        end_in_turn(children, patience=1)
-        assert 0.9 < time.monotonic() - began < 2.9  # not a second for each
+        end_in_turn(children, patience=3)
+        assert 2.9 < time.monotonic() - began < 8  # not three seconds for each
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,8 +44,10 @@ class Api:
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    """As behind a proxy for the rest of the world, which knows nothing of servers of this machine."""
+    unwanted = ("PREFECT_", "MLFLOW_", "NO_PROXY", "no_proxy")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    return {**kept, "http_proxy": "http://127.0.0.1:1", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def polychoir(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -87,7 +90,7 @@ def test_a_store_that_is_up_works_by_itself(tmp_path: Path) -> None:
             api = Api(f"{addresses['prefect']}/api", Path(addresses["login"]).read_text())
             works_by_itself(store, addresses, api)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(90) == 0
         finally:
             process.kill()
     until(lambda: not of_store(store))
@@ -125,20 +128,8 @@ def works_by_itself(store: Path, addresses: dict[str, Any], api: Api) -> None:
         api("POST", "/flow_runs/filter", {}, login=False)  # as another user of the machine would
     assert not polychoir("models", "--store", store).returncode  # the store's own commands know it
 
-    document = (ROOT / "docs" / "OPERATING.md").read_text()
-    script = re.findall(r"```bash\n(.*?)```", document, re.DOTALL)[0]
-    script = re.sub(r"API=.*", f"API={api.url}", script, count=1)
-    script = re.sub(r"LOGIN=\S+", f"LOGIN={addresses['login']}", script, count=1)
-    script = script.replace("train-ensemble/train", "notify/notify")
-    script = re.sub(r"PARAMETERS='.*'", """PARAMETERS='{"subject": "hello", "body": "from curl"}'""", script)
-    followed = subprocess.run(
-        ["bash", "-euc", script], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
-    )
-    assert followed.stdout.splitlines()[-1] == "COMPLETED", followed
-    logged = {"sort": "TIMESTAMP_DESC", "limit": 50}  # on a busy machine they arrive later still
-    assert "hello: from curl" in followed.stdout or until(
-        lambda: "hello: from curl" in json.dumps(api("POST", "/logs/filter", logged))
-    )
+    if shutil.which("curl"):  # the document asks for it
+        follow_the_document(addresses, api)
 
     event = {
         "event": "polychoir.drift.detected",
@@ -157,6 +148,24 @@ def works_by_itself(store: Path, addresses: dict[str, Any], api: Api) -> None:
     told = {"flows": {"name": {"any_": ["notify"]}}, "flow_runs": {"name": {"like_": "retrain-model"}}}
     assert until(lambda: api("POST", "/flow_runs/filter", told))
 
-    (worker,) = of_store(store, "worker-of-up")
-    worker.kill()
-    until(lambda: any(one.pid != worker.pid for one in of_store(store, "worker-of-up")))
+    known = of_store(store, "worker-of-up")  # also what it forks, until that is another program
+    min(known, key=psutil.Process.create_time).kill()
+    until(lambda: set(of_store(store, "worker-of-up")) - set(known))
+
+
+def follow_the_document(addresses: dict[str, Any], api: Api) -> None:
+    """Run the script of the document, which starts a run through the REST API, with another run in it."""
+    document = (ROOT / "docs" / "OPERATING.md").read_text()
+    script = re.findall(r"```bash\n(.*?)```", document, re.DOTALL)[0]
+    script = re.sub(r"API=.*", f"API={api.url}", script, count=1)
+    script = re.sub(r"LOGIN=\S+", f"LOGIN={addresses['login']}", script, count=1)
+    script = script.replace("train-ensemble/train", "notify/notify")
+    script = re.sub(r"PARAMETERS='.*'", """PARAMETERS='{"subject": "hello", "body": "from curl"}'""", script)
+    followed = subprocess.run(
+        ["bash", "-euc", script], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
+    assert followed.stdout.splitlines()[-1] == "COMPLETED", followed
+    logged = {"sort": "TIMESTAMP_DESC", "limit": 50}  # on a busy machine they arrive later still
+    assert "hello: from curl" in followed.stdout or until(
+        lambda: "hello: from curl" in json.dumps(api("POST", "/logs/filter", logged))
+    )

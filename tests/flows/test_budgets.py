@@ -5,9 +5,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from command import SMALL, answer, polychoir
+from ended import wait_until_gone
 from test_kills import children, start
 
 
@@ -24,12 +24,14 @@ def test_sigterm_ends_a_run_with_a_line_and_no_process_is_left(source: Path, tmp
     endless = ("--set=training.epochs=100000", "--set=training.patience=100000")
     process = start(source, tmp_path / "store", *endless)
     wait_for(process, "1/6")
-    learners = children(process)
+    until = time.monotonic() + 60
+    while not (learners := children(process)):
+        assert time.monotonic() < until, "nobody trains"
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 143
-    _, alive = psutil.wait_procs(learners, timeout=20)
-    assert not alive
+    wait_until_gone(*(learner.pid for learner in learners))
 
 
 @pytest.mark.nightly

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,15 @@ def test_a_run_killed_five_times_ends_as_if_it_never_was(source: Path, tmp_path:
 
 def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that train learners now: those that were forked from the one that loaded the libraries."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    nurseries = {child.pid for child in below if "training_core.isolation" in child.cmdline()}
-    return [child for child in below if child.ppid() in nurseries]
+    nurseries: set[int] = set()
+    above: list[tuple[psutil.Process, int]] = []
+    with suppress(psutil.NoSuchProcess):  # the command itself
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it ended while it was looked at
+                above.append((child, child.ppid()))
+                if "training_core.isolation" in child.cmdline():
+                    nurseries.add(child.pid)
+    return [child for child, parent in above if parent in nurseries]
 
 
 @pytest.mark.nightly

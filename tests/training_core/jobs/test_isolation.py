@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ended import wait_until_gone
 from factories import small_run, write_source
 
 from training_core import isolation
@@ -86,13 +87,14 @@ def test_a_killed_child_costs_its_unfinished_jobs_only(tmp_path: Path, source: P
     with pytest.raises(TransientError, match="was killed by SIGKILL"):
         run_isolated(cohort, tmp_path, kill_at_the_third)
     kept = [r for r in collect_reports(cohort, tmp_path, "killed") if r.status == "reused"]
-    assert len(kept) == 2
+    assert len(kept) in (2, 3), "the third may be published while it is killed"
     assert all(r.error == "killed" for r in collect_reports(cohort, tmp_path, "killed") if r.status == "failed")
     assert not list((tmp_path / "jobs").glob(".unfinished-*"))
     events: list[Event] = []
     reports = run_isolated(cohort, tmp_path, events.append)
-    assert sum(event["event"] == "started" for event in events) == 4
-    assert sorted(report.status for report in reports) == ["reused"] * 2 + ["trained"] * 4
+    assert sum(event["event"] == "started" for event in events) == 6 - len(kept)
+    expected = ["reused"] * len(kept) + ["trained"] * (6 - len(kept))
+    assert sorted(report.status for report in reports) == expected
 
 
 def test_a_job_over_its_limit_is_ended_and_the_others_go_on(tmp_path: Path, source: Path) -> None:
@@ -168,6 +170,7 @@ def test_what_a_killed_child_said_last_may_be_cut_off_or_not_be_text(
 
 def test_a_group_works_in_its_callers_directory(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the process it was forked from began in another one."""
+    monkeypatch.setattr(isolation, "device_kind", lambda: "cpu")  # on a GPU nothing is forked
     isolation.warm_up()
     monkeypatch.chdir(tmp_path)
     (cohort,) = plan_in(tmp_path, source).cohorts
@@ -197,7 +200,10 @@ def _children_of_the_nursery() -> list[int]:
     return [child.pid for child in psutil.Process(isolation._NURSERY._process.pid).children()]
 
 
-def test_when_what_loaded_the_libraries_is_killed_the_group_is_begun_again(tmp_path: Path, source: Path) -> None:
+def test_when_what_loaded_the_libraries_is_killed_the_group_is_begun_again(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "device_kind", lambda: "cpu")  # on a GPU nothing is forked
     (cohort,) = plan_in(tmp_path, source).cohorts
 
     def kill_it(event: Event) -> None:
@@ -258,8 +264,7 @@ def test_children_die_with_their_parent(tmp_path: Path, source: Path) -> None:
     assert children
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+    wait_until_gone(*(child.pid for child in children))
 
 
 @pytest.mark.slow

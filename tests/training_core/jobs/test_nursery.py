@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ended import is_gone, wait_until_gone
 
 from training_core.errors import DeadlineError, TransientError
 from training_core.jobs import Nursery
@@ -84,21 +85,6 @@ def ask(child: Forked, what: str) -> str:
     child.stdin.write(what + "\n")
     child.stdin.flush()
     return child.stdout.readline().strip()
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, be it that nobody has asked how yet."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def wait_until_gone(*pids: int) -> None:
-    until = time.monotonic() + 20
-    while not all(is_gone(pid) for pid in pids):
-        assert time.monotonic() < until, [pid for pid in pids if not is_gone(pid)]
-        time.sleep(0.05)
 
 
 def test_children_have_streams_names_and_exit_codes_of_their_own(nursery: Nursery) -> None:
@@ -241,7 +227,7 @@ def test_who_asks_while_libraries_are_loaded_waits_for_one_of_them_only(tmp_path
 
 
 def test_one_that_does_not_answer_is_replaced(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_REPLY_SECONDS", 0.5)
+    monkeypatch.setattr(module, "_REPLY_SECONDS", 2.0)
     fork(nursery)
     assert nursery._process
     first = nursery._process

@@ -198,12 +198,16 @@ def test_weights_do_not_slow_boosting_down() -> None:
     matrix = rng().normal(size=(300, 40))
     data, config, spec = samples({"v": matrix}, matrix[:, :1]), HistBoostingConfig(max_rounds=5), vectors(40, VALUES)
     config.build(spec, 0).fit(data)
-    seconds = []
-    for weight in (None, rng().uniform(0.5, 1.5, 300)):
-        start = time.process_time()
-        config.build(spec, 0).fit(data, weight)
-        seconds.append(time.process_time() - start)
-    assert seconds[1] < 5 * seconds[0]  # it was 50 times
+
+    def least_seconds(weight: np.ndarray | None) -> float:
+        taken = []
+        for _ in range(3):
+            start = time.process_time()
+            config.build(spec, 0).fit(data, weight)
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    assert least_seconds(rng().uniform(0.5, 1.5, 300)) < 5 * least_seconds(None)  # it was 50 times
 
 
 def test_leaves_grow_with_the_rows() -> None:

@@ -11,7 +11,7 @@ import uvicorn
 
 from training_core.serving.server import _listen, prompt_protocol
 
-SECONDS = 0.3
+SECONDS = 1.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -38,7 +38,9 @@ def answered(connection: socket.socket) -> bool:
     connection.sendall(REQUEST)
     found = b""
     while not found.endswith(b"ok"):
-        found += connection.recv(1000)
+        received = connection.recv(1000)
+        assert received, "closed before it answered"
+        found += received
     return found.startswith(b"HTTP/1.1 200")
 
 

@@ -152,13 +152,21 @@ def _process(folder: Path, *options: str) -> "subprocess.Popen[str]":
     command = [sys.executable, str(HERE / "toy_study.py"), str(folder), *options]
     root = str(HERE.parents[3])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 @pytest.mark.slow
 def test_two_processes_share_a_study_and_end_with_the_exact_total(tmp_path: Path) -> None:
-    options = ("--trials", "30", "--mode", "throughput", "--batch", "2", "--pause", "0.02")
+    options = ("--trials", "30", "--mode", "throughput", "--batch", "2", "--pause", "0.02", "--wait")
     both = [_process(tmp_path / "s", *options) for _ in range(2)]
+    for process in both:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n", process.communicate()
+    for process in both:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     told = [sorted(map(int, out.split())) for out, _ in said]

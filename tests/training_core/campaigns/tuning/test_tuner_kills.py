@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def test_killed_worker(untouched: dict[str, Any], tmp_path: Path) -> None:
     process = _start(tmp_path)
     _tell_on(process, 6)
     for child in psutil.Process(process.pid).children():
-        child.kill()
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     found = _ended(process)
     assert found == untouched, "its group is trained once more, from its checkpoint"
 
@@ -84,7 +86,8 @@ def test_ten_kills_of_owner_or_worker_at_random(untouched: dict[str, Any], tmp_p
         time.sleep(draws.random() * 0.3)
         if attempt % 2 and at_work:
             for child in psutil.Process(process.pid).children():
-                child.send_signal(signal.SIGKILL)
+                with suppress(psutil.NoSuchProcess):
+                    child.send_signal(signal.SIGKILL)
             found = _ended(process)
         else:
             process.kill()

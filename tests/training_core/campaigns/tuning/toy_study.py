@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,8 +74,12 @@ def main() -> None:
     parser.add_argument("--mode", default="deterministic")
     parser.add_argument("--batch", type=int, default=3)
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--wait", action="store_true", help="say `ready`, and begin once told to by a line")
     given = parser.parse_args()
     with open_study(given.folder, trials=given.trials, batch=given.batch, mode=given.mode) as study:
+        if given.wait:
+            print("ready", flush=True)
+            sys.stdin.readline()
         waiting: list[Asked] = []
         while waiting or not study.stopped:
             waiting += study.ask()

@@ -1,9 +1,12 @@
 """Hooks that look at speed, memory, learning rate and progress."""
 
 import io
+import multiprocessing
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,14 +78,14 @@ def test_an_interval_of_no_batch_is_refused() -> None:
 
 def test_the_speed_of_every_epoch_is_told_with_the_share_of_waiting() -> None:
     told: Told = []
-    update, stream = Timed(seconds=0.005), TimedStream(SlowStream(0.015))
+    update, stream = Timed(seconds=0.02), TimedStream(SlowStream(0.06))
     monitor = ThroughputMonitor(update, lambda metrics, step: told.append((dict(metrics), step)), stream)
     train(monitor, update=update, stream=stream)
     assert [epoch for _, epoch in told] == [1, 2]
     for row, _ in told:
-        assert 0.4 < row["speed/data_wait_share"] < 0.95  # 3 of 4 parts, on a machine that may be busy
+        assert 0.2 < row["speed/data_wait_share"] < 0.99  # 3 of 4 parts, on a machine that may be busy
         assert row["speed/samples_per_second"] == pytest.approx(16 * row["speed/updates_per_second"])
-        assert 4 < row["speed/samples_per_second"] < 32 / 0.08
+        assert 1 < row["speed/samples_per_second"] < 32 / 0.32
     assert monitor.rows == [{"epoch": epoch, **row} for row, epoch in told]
 
 
@@ -115,17 +118,27 @@ class Recorder(Hook):
         self.other.result = state.result
 
 
-def test_memory_never_shrinks_and_sees_what_was_held() -> None:
-    class Hungry(Hook):
-        def on_epoch_start(self, state: TrainingState, model: object) -> None:
-            if state.epoch == 2:
-                torch.zeros(peak_process_bytes() + 10**7, dtype=torch.uint8).add_(1)
+class Hungry(Hook):
+    """Holds 100 MB more than the process ever had, for the moment in which the second epoch begins."""
 
+    def on_epoch_start(self, state: TrainingState, model: object) -> None:
+        if state.epoch == 2:
+            missing = peak_process_bytes() - psutil.Process().memory_info().rss
+            torch.zeros(missing + 10**8, dtype=torch.uint8).add_(1)
+
+
+def watch_a_hungry_training() -> list[dict[str, float]]:
     monitor = MemoryMonitor()
     train(Hungry(), monitor)
-    first, second = (row["memory/process_bytes"] for row in monitor.rows)
+    return monitor.rows
+
+
+def test_memory_never_shrinks_and_sees_what_was_held() -> None:
+    """In a process that is forked from a small one: any other has the peak of the tests before, which may be large."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as apart:
+        first, second = (row["memory/process_bytes"] for row in apart.submit(watch_a_hungry_training).result())
     assert first > 10**7
-    assert second > 1.5 * first
+    assert second > first + 5 * 10**7
 
 
 def test_progress_is_a_line_per_epoch() -> None:

@@ -101,11 +101,12 @@ def test_speed_counts_what_was_done(tmp_path: Path) -> None:
 
 
 def test_waiting_for_data_and_working_are_told_apart(tmp_path: Path) -> None:
-    waits = watched(Watch(), tmp_path, Slow(0.006), Descent(0.002))
-    works = watched(Watch(), tmp_path, Slow(0.002), Descent(0.006))
-    assert waits.data_wait_share > 0.5 > works.data_wait_share > 0.02
-    assert 0.006 <= works.step_seconds_median <= works.step_seconds_p95
-    assert works.first_step_seconds >= 0.006
+    waits = watched(Watch(), tmp_path, Slow(0.03), Descent(0))
+    works = watched(Watch(), tmp_path, Slow(0.002), Descent(0.03))
+    assert waits.data_wait_share > 0.5 > works.data_wait_share
+    assert works.data_wait_share * works.seconds > 0.9 * 24 * 0.002, "no sleep is shorter than it should be"
+    assert 0.03 <= works.step_seconds_median <= works.step_seconds_p95
+    assert works.first_step_seconds >= 0.03
 
 
 def test_a_watched_training_ends_in_the_same_bits(tmp_path: Path) -> None:
