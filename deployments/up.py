@@ -136,6 +136,7 @@ def settings(store: Path, addresses: Addresses, login: str) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": tracking_uri(store),
         "PREFECT_HOME": str(store.absolute() / "prefect"),
         "PREFECT_API_URL": f"{addresses.prefect}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{addresses.prefect}/api",  # its pages would ask port 4200, whatever its own is
         "PREFECT_SERVER_API_AUTH_STRING": login,
         "PREFECT_API_AUTH_STRING": login,
         "PREFECT_CLI_PROMPT": "false",

@@ -6,19 +6,23 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from deployments.up import PREFECT_PORT
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 600
@@ -78,12 +82,25 @@ def of_store(store: Path, argument: str = "") -> list[psutil.Process]:
     return found
 
 
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Within the block somebody listens at a port, as another program may."""
+    with socket.socket() as listener:
+        with suppress(OSError):  # somebody does already
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+        yield
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_store_that_is_up_works_by_itself(tmp_path: Path) -> None:
     store = tmp_path / "store"
     command = [sys.executable, "-m", "deployments.cli", "up", "--store", str(store), "--json"]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    with (
+        taken(PREFECT_PORT),
+        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process,
+    ):
         try:
             assert process.stdout is not None
             addresses = json.loads(process.stdout.readline())
@@ -100,6 +117,8 @@ def test_a_store_that_is_up_works_by_itself(tmp_path: Path) -> None:
 def works_by_itself(store: Path, addresses: dict[str, Any], api: Api) -> None:
     with urllib.request.urlopen(f"{addresses['mlflow']}/health", timeout=30) as answer:
         assert answer.status == 200
+    with urllib.request.urlopen(f"{addresses['prefect']}/ui-settings", timeout=30) as answer:
+        assert json.load(answer)["api_url"] == api.url, "or its pages would ask another server"
 
     again = polychoir("up", "--store", store)
     assert again.returncode == 2
