@@ -1,5 +1,8 @@
 """Tasks that judge an ensemble and tell people about it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -51,8 +54,13 @@ def publish_report(
         run, dataset, record, plan, trained, ensemble, judgement, insight, model, str(report), clock
     )
     recording.write_report(record, summary)
-    create_table_artifact(
-        [row.model_dump(mode="json") for row in summary.leaderboard], key="leaderboard", description=summary.dataset
-    )
+    rows = [_shown(row.model_dump(mode="json")) for row in summary.leaderboard]
+    create_table_artifact(rows, key="leaderboard", description=summary.dataset)
     create_markdown_artifact(render_markdown(summary), key="report", description=f"tracked as run {record.run_id}")
     return summary
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the table in the Prefect UI has it, which shows values as they are."""
+    short = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    return {name: ", ".join(value) if isinstance(value, list) else value for name, value in short.items()}

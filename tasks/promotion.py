@@ -115,7 +115,7 @@ def complete_promotions(store: Path) -> int:
 def _tell(done: Outcome | LedgerEntry) -> None:
     """Tell Prefect of a decision; of one that starts nothing there is nothing to tell."""
     if (event := _EVENTS.get(done.action)) is not None:
-        why = done.why or done.reason
+        why = f"{done.reason} ({done.why})" if done.why else done.reason
         tell(event, done.model, {"version": done.version, "previous": done.previous, "by": done.by, "why": why})
 
 

@@ -114,7 +114,7 @@ def test_from_registration_to_approval_and_back(place, told):
     back = rollback_model("world", "complaints", str(place), by="ann")
     assert (back.action, back.champion) == ("rolled-back", 1)
     assert [event for event, _ in told] == ["model.refused", "model.refused", "model.promoted", "model.rolled-back"]
-    assert told[2][1] == {"version": 2, "previous": 1, "by": "ann", "why": "summer"}
+    assert told[2][1] == {"version": 2, "previous": 1, "by": "ann", "why": f"{entry.reason} (summer)"}
 
 
 def test_a_loser_is_refused_without_asking_anybody(place, told):
