@@ -30,6 +30,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """`["training.epochs=20", "seed=1"]` as a nested mapping; values are read as YAML.
 
+    Only an asterisk begins no alias, there being nothing that it could stand for, but a text: `monitor=*/5 * * * *`.
+
     Raises:
         ConfigError: an override is not of the form `key.path=value`.
     """
@@ -39,7 +41,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not equals or not all(path.split(".")):
             raise ConfigError(f"--set {override!r}: expected key.path=value, for example training.epochs=20")
         try:
-            nested: Any = yaml.safe_load(text)
+            nested: Any = text if text.startswith("*") else yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
         for key in reversed(path.split(".")):

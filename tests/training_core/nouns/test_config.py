@@ -156,3 +156,7 @@ def test_numbers_read_as_a_person_says_them() -> None:
 def test_secrets_of_addresses_are_not_shown(text: str, shown: str | None) -> None:
     assert without_secrets(text) == (shown or text)
     assert holds_secret(text) == (shown is not None)
+
+
+def test_a_cron_line_may_begin_with_an_asterisk() -> None:
+    assert parse_overrides(["monitor=*/5 * * * *"]) == {"monitor": "*/5 * * * *"}
