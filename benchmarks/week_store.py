@@ -18,7 +18,7 @@ NEW_ROWS = 120
 DATABASES = {"prefect.db": "prefect/prefect.db", "mlflow.db": "mlflow.db"}
 TABLES = ("flow_run", "task_run", "log", "artifact", "events", "event_resources")
 """Of Prefect's database: those that grow with every run."""
-SERVICES = {"server": "prefect server start", "worker": "prefect worker start", "MLflow": "mlflow server"}
+SERVICES = {"server": "server start --host", "worker": "prefect worker start", "MLflow": "mlflow server"}
 """What `up` starts, and how their commands are known."""
 
 

@@ -26,11 +26,11 @@ from flows.embedded_server import (
     RECORDER_SETTINGS,
     in_place_of_embedded_server,
     keep_login,
-    lay_out_database,
     login_of,
     open_directly,
     past_proxies,
 )
+from flows.server_database import lay_out_database
 from training_core.artifacts import exclusive, machine_cache, private_folder, write_text_atomically
 from training_core.config import Config
 from training_core.errors import ConfigError, StorageError, TransientError
@@ -162,7 +162,8 @@ def _children(store: Path, addresses: Addresses, config: UpConfig, environment: 
     folder = store.absolute() / "prefect"  # nothing in it shadows a package, as a checkout might
     python = [sys.executable, "-P", "-m"]
     without_server = {name: value for name, value in environment.items() if name != "PREFECT_API_URL"}
-    server = [*python, "prefect", "server", "start", "--host", HOST, "--port", _port_of(addresses.prefect)]
+    server = [*python, "flows.server_database", "server", "start"]
+    server += ["--host", HOST, "--port", _port_of(addresses.prefect)]
     mlflow = [*python, "mlflow", "server", "--host", HOST, "--port", _port_of(addresses.mlflow), "--workers", "1"]
     mlflow += ["--no-serve-artifacts", "--default-artifact-root", (store.absolute() / "mlartifacts").as_uri()]
     # On the command line every user of the machine could read the password of a database.

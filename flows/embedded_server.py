@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import socket
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -18,13 +17,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
-from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import quote
 
-from training_core.artifacts import exclusive, machine_cache, private_folder, storage_errors, write_text_atomically
+from flows.server_database import lay_out_database, migrate_and_keep, take_turns
+from training_core.artifacts import exclusive, private_folder, storage_errors, write_text_atomically
 from training_core.errors import ConfigError, StorageError, TransientError
 
 START_SECONDS = 180
@@ -100,57 +98,6 @@ def login_of(home: Path) -> str:
     with storage_errors(home / _LOGIN), suppress(FileNotFoundError):
         return (home / _LOGIN).read_text()
     return ""
-
-
-def lay_out_database(home: Path) -> bool:
-    """Give a new `home` the tables for which Prefect needs 10 to 20 s of migrations, where this machine has them kept.
-
-    A home that has a database and a server whose database is elsewhere are left alone.
-
-    Returns:
-        Whether the database is still to be made by migrations.
-    """
-    database = home / "prefect.db"
-    if database.exists() or any("DATABASE_CONNECTION_URL" in name for name in os.environ):
-        return False
-    try:
-        _copy(_kept_database(), database)
-    except (OSError, sqlite3.Error):
-        return True
-    return False
-
-
-def _migrate_and_keep(home: Path) -> None:
-    """Let Prefect make the database of a new home, and keep a copy, empty as it is, for the homes to come."""
-    import asyncio
-
-    from prefect.server.database import provide_database_interface
-
-    asyncio.run(provide_database_interface().create_db())
-    with suppress(OSError, sqlite3.Error):
-        _kept_database().parent.mkdir(parents=True, exist_ok=True)
-        _copy(home / "prefect.db", _kept_database())
-
-
-def _kept_database() -> Path:
-    return machine_cache() / f"prefect-{version('prefect')}.db"
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a database whole or not at all; what is in its write-ahead log comes along."""
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with (
-            closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True)) as known,
-            closing(sqlite3.connect(unfinished)) as new,
-        ):
-            known.backup(new)
-            new.execute("PRAGMA journal_mode=DELETE")  # one file, which can be read where nothing may be written
-            if new.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError(f"{source} is damaged")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def open_directly(request: str | urllib.request.Request, seconds: float) -> HTTPResponse:
@@ -243,8 +190,9 @@ def _serve(home: Path) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    take_turns()
     if lay_out_database(home):
-        _migrate_and_keep(home)
+        migrate_and_keep(home)
     listener = socket.socket()
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does it only for sockets of its own
     listener.bind((_HOST, 0))

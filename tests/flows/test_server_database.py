@@ -1,13 +1,19 @@
-"""A new store's Prefect database: copied from what this machine keeps, made by migrations where it cannot be."""
+"""A store's Prefect database: copied from what this machine keeps, made by migrations where it cannot be, and written
+in turns."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from prefect.server.database import provide_database_interface
+from prefect.server.database.dependencies import MODELS_DEPENDENCIES
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
 
-from flows.embedded_server import lay_out_database
+from flows.server_database import lay_out_database, take_turns
 
 
 @pytest.fixture
@@ -54,3 +60,65 @@ def test_a_database_that_is_there_or_elsewhere_is_left_alone(
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://db/prefect")
     assert not lay_out_database(home)
     assert list(home.iterdir()) == []
+
+
+READ, WRITE = sa.text("SELECT count(*) FROM known"), sa.text("INSERT INTO known VALUES (1)")
+
+
+def in_turns(url: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What the server of a database would be configured with; None: with what Prefect chooses."""
+    monkeypatch.setitem(MODELS_DEPENDENCIES, "database_config", None)
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: url}):
+        take_turns()
+    return MODELS_DEPENDENCIES["database_config"]
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database with one table, to which the interface of Prefect's server leads."""
+    path = tmp_path / "prefect.db"
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("CREATE TABLE known (number INTEGER)")
+    assert in_turns(f"sqlite+aiosqlite:///{path}", monkeypatch)
+    return path
+
+
+def test_a_transaction_that_has_read_may_write_whoever_writes_meanwhile(database: Path) -> None:
+    async def both() -> None:
+        server = provide_database_interface()
+        has_read, asks = asyncio.Event(), asyncio.Event()
+
+        async def second() -> None:
+            await has_read.wait()
+            asks.set()
+            async with server.session_context(begin_transaction=True) as session:
+                await session.execute(WRITE)
+
+        async with asyncio.TaskGroup() as tasks:
+            other = tasks.create_task(second())
+            async with server.session_context(begin_transaction=True) as session:
+                await session.execute(READ)
+                has_read.set()
+                await asks.wait()
+                await asyncio.wait([other], timeout=0.5)  # one that does not wait its turn is through by then
+                assert not other.done()
+                await session.execute(WRITE)
+
+    asyncio.run(both())
+    with closing(sqlite3.connect(database)) as written:
+        assert written.execute("SELECT count(*) FROM known").fetchone() == (2,)
+
+
+def test_a_transaction_within_another_does_not_wait_for_it(database: Path) -> None:
+    async def nested() -> None:
+        server = provide_database_interface()
+        async with server.session_context(begin_transaction=True) as session:
+            await session.execute(WRITE)
+            async with server.session_context(begin_transaction=True) as inner:
+                assert (await inner.execute(READ)).scalar() == 0
+
+    asyncio.run(asyncio.wait_for(nested(), 20))  # it would wait for a minute
+
+
+def test_a_database_of_another_kind_is_left_to_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_turns("postgresql+asyncpg://db/prefect", monkeypatch) is None
