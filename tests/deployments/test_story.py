@@ -1,68 +1,128 @@
-"""A model's life on real processes: trained, watched on a schedule, trained again after a change, and set back."""
+"""A model's life on real processes: trained, watched on a schedule, trained again after a change, and set back.
+
+Of a stream that is made up, and, where `POLYCHOIR_ELEC2` names the folder of its `elec.csv`, of the electricity market
+of New South Wales.
+"""
 
 import json
+import os
 import subprocess
 import sys
-import urllib.error
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import pytest
-from streamed_world import WEEK, begin, frame, more, quick_run
+import streamed_world
+from streamed_world import frame, more, quick_run
 
 from tests.deployments.test_up import Api, environment, polychoir, until
 from training_core.campaigns.watching.monitor import MonitorReport
 from training_core.campaigns.watching.state import WatchFolder
+from training_core.data.ingestion.ingest import append_to_dataset, prepare_dataset
+from training_core.data.storage.store import Dataset, DatasetStore
 
 _RETRAIN = "retrain-model/retrain"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+MARKET = os.environ.get("POLYCHOIR_ELEC2")
+
+
+class Stream(Protocol):
+    """Rows that come in by weeks. Two weeks after the beginning a model of it has to be trained again, and two later
+    it would have to be once more."""
+
+    name: str
+
+    def begin(self, place: Path) -> Dataset: ...
+
+    def arrive(self, place: Path, week: int) -> Dataset: ...
+
+    def run(self, dataset: str) -> dict[str, Any]: ...
+
+
+class MadeUp:
+    """What the rows mean turns round, and later on their numbers move."""
+
+    name = "stream"
+
+    def begin(self, place: Path) -> Dataset:
+        return streamed_world.begin(place)
+
+    def arrive(self, place: Path, week: int) -> Dataset:
+        first, shift = (4 + week) * streamed_world.WEEK, 0.0 if week < 2 else 3.0
+        return more(place, frame(first, streamed_world.WEEK, turned=True, shift=shift))
+
+    def run(self, dataset: str) -> dict[str, Any]:
+        return quick_run(dataset).model_dump(mode="json", include={"dataset", "preset", "bags", "learners"})
+
+
+@dataclass(frozen=True)
+class Market:
+    """Half hours of the market from its 33rd week on: a stretch in which what is trained again is better."""
+
+    folder: Path
+    name: str = "elec2"
+
+    def begin(self, place: Path) -> Dataset:
+        return prepare_dataset(self._source(place, 0, 26), DatasetStore(place / "store" / "datasets"))
+
+    def arrive(self, place: Path, week: int) -> Dataset:
+        return append_to_dataset(self._source(place, 26 + week, 1), DatasetStore(place / "store" / "datasets"))
+
+    def run(self, dataset: str) -> dict[str, Any]:
+        return {"dataset": dataset, "preset": "tiny", "learners": {"include": ["linear", "lightgbm"]}}
+
+    def _source(self, place: Path, first: int, num_weeks: int) -> Path:
+        folder, half_hours = place / f"from-{first}", 336
+        folder.mkdir()
+        rows = pd.read_csv(self.folder / "elec.csv").iloc[(32 + first) * half_hours :][: num_weeks * half_hours]
+        rows = rows.assign(row=[f"row-{i}" for i in rows.index], time=np.asarray(rows.index, dtype=float))
+        rows.to_csv(folder / "rows.csv", index=False)
+        (folder / "source.yaml").write_text(
+            "name: elec2\n"
+            "task: {kind: classification, target: {file: rows.csv, column: class}}\n"
+            "id: {file: rows.csv, column: row}\n"
+            "time: {file: rows.csv, column: time}\n"
+            "split: {test: 0.2}\n"
+            "quality: {accept: [label_leakage, duplicate_rows, constant]}\n"
+            "modalities:\n"
+            "  nsw: {kind: tabular, file: rows.csv, columns: [period, nswprice, nswdemand]}\n"
+            "  vic: {kind: tabular, file: rows.csv, columns: [vicprice, vicdemand, transfer]}\n"
+        )
+        return folder / "source.yaml"
 
 
 class Life:
     """A store that is up, and its only model."""
 
-    def __init__(self, place: Path, api: Api) -> None:
-        self.place, self.store, self.api = place, place / "store", api
+    def __init__(self, place: Path, api: Api, stream: Stream) -> None:
+        self.place, self.store, self.api, self.stream = place, place / "store", api, stream
 
     def run(self, deployment: str, parameters: dict[str, Any]) -> None:
         """Start a run of a deployment, and see it through."""
-        known = self.ask("GET", f"/deployments/name/{deployment}")["id"]
+        known = self.api("GET", f"/deployments/name/{deployment}")["id"]
         given = {"parameters": {**parameters, "store": str(self.store)}}
-        self.see_through(self.ask("POST", f"/deployments/{known}/create_flow_run", given)["id"])
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """An answer of the server, which may ask to be asked again while its SQLite file is locked."""
-
-        def answer() -> Any:
-            try:
-                return (self.api(method, path, body),)
-            except TimeoutError:
-                return None
-            except urllib.error.HTTPError as error:
-                if error.code != 503:
-                    raise
-                return None
-
-        return until(answer)[0]
+        self.see_through(self.api("POST", f"/deployments/{known}/create_flow_run", given)["id"])
 
     def see_through(self, run: str) -> None:
-        until(lambda: self.ask("GET", f"/flow_runs/{run}")["state"]["type"] in FINAL)
-        state = self.ask("GET", f"/flow_runs/{run}")["state"]
+        until(lambda: self.api("GET", f"/flow_runs/{run}")["state"]["type"] in FINAL)
+        state = self.api("GET", f"/flow_runs/{run}")["state"]
         assert state["type"] == "COMPLETED", state["message"]
 
     def runs_of(self, deployment: str) -> list[dict[str, Any]]:
-        known = self.ask("GET", f"/deployments/name/{deployment}")["id"]
-        return self.ask("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [known]}}})
+        known = self.api("GET", f"/deployments/name/{deployment}")["id"]
+        return self.api("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [known]}}})
 
     def champion(self) -> int:
         (model,) = json.loads(polychoir("models", "--store", self.store, "--json").stdout)["models"]
         return model["champion"]
 
-    def seen(self, rows: pd.DataFrame) -> MonitorReport:
-        """What the schedule's next look finds of rows that have come in."""
-        version = more(self.place, rows).version
-        folder = WatchFolder(self.store, "stream")
+    def seen(self, week: int) -> MonitorReport:
+        """What the schedule's next look finds of a week that has come in."""
+        version = self.stream.arrive(self.place, week).version
+        folder = WatchFolder(self.store, self.stream.name)
 
         def number() -> int | None:
             return next((n for n, label in enumerate(folder.state().labels) if version[:8] in label), None)
@@ -76,37 +136,50 @@ class Life:
 @pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_a_change_is_seen_on_schedule_answered_promoted_and_taken_back(tmp_path: Path) -> None:
-    first = begin(tmp_path)
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(MadeUp(), id="made-up"),
+        pytest.param(
+            Market(Path(MARKET or ".")),
+            id="elec2",
+            marks=pytest.mark.skipif(MARKET is None, reason="POLYCHOIR_ELEC2 names no folder with elec.csv"),
+        ),
+    ],
+)
+def test_a_change_is_seen_on_schedule_answered_promoted_and_taken_back(stream: Stream, tmp_path: Path) -> None:
+    first = stream.begin(tmp_path)
     command = [sys.executable, "-m", "deployments.cli", "up", "--store", str(tmp_path / "store"), "--json"]
     command += ["--set", "monitor=* * * * *"]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             addresses = json.loads(process.stdout.readline())
-            live(Life(tmp_path, Api(f"{addresses['prefect']}/api", Path(addresses["login"]).read_text())), first.ref)
+            api = Api(f"{addresses['prefect']}/api", Path(addresses["login"]).read_text())
+            live(Life(tmp_path, api, stream), first.ref)
         finally:
             process.terminate()
             process.wait(90)
+    log = (tmp_path / "store" / "prefect" / "server.log").read_text()
+    assert "database is locked" not in log
 
 
 def live(life: Life, dataset: str) -> None:
-    run = quick_run(dataset).model_dump(mode="json", include={"dataset", "preset", "bags", "learners"})
-    life.run("train-ensemble/train", {"run": run})
+    name = life.stream.name
+    life.run("train-ensemble/train", {"run": life.stream.run(dataset)})
     assert life.champion() == 1
 
-    verdicts = [life.seen(frame((4 + week) * WEEK, WEEK, turned=True)) for week in range(2)]
-    assert [found.retrain.retrain for found in verdicts] == [False, True]
+    assert [life.seen(week).retrain.retrain for week in range(2)] == [False, True]
     (started,) = until(lambda: life.runs_of(_RETRAIN))
     life.see_through(started["id"])
     assert life.champion() == 2
 
-    verdicts = [life.seen(frame((6 + week) * WEEK, WEEK, turned=True, shift=3.0)) for week in range(2)]
-    assert verdicts[-1].verdict == "drift"
-    assert verdicts[-1].version == "models:/stream/2"
-    assert not verdicts[-1].retrain.retrain
-    assert "days" in verdicts[-1].retrain.reason
+    found = [life.seen(week) for week in range(2, 4)][-1]
+    assert found.verdict == "drift"
+    assert found.version == f"models:/{name}/2"
+    assert not found.retrain.retrain
+    assert "days" in found.retrain.reason
     assert len(life.runs_of(_RETRAIN)) == 1
 
-    life.run("rollback-model/rollback", {"model": "stream", "why": "complaints"})
+    life.run("rollback-model/rollback", {"model": name, "why": "complaints"})
     assert life.champion() == 1
