@@ -18,7 +18,6 @@ from deployments.catalogue import (
     RUN_SETTINGS,
     TAG,
     DeploymentSpec,
-    LimitSpec,
     catalogue,
     limits,
 )
@@ -72,13 +71,12 @@ def apply(environment: Environment, store: Path, prune: bool = False) -> Applied
     from prefect.client.orchestration import get_client
 
     check_protection(environment)
-    slots = detected_gpus() if environment.gpu_slots is None else environment.gpu_slots
     specs = catalogue(environment, environment.store or str(store))
     with get_client(sync_client=True) as client:
         server = _Server(client, prune)
         server.put_pool(environment)
         server.put_queues()
-        server.put_limits(limits(slots))
+        server.put_limits(environment)
         ids = {spec.name: server.put_deployment(spec, environment) for spec in specs}
         server.put_automations(environment, specs, ids)
         server.remove_deployments(keep=set(ids.values()))
@@ -136,8 +134,10 @@ class _Server:
                 self._client.update_work_queue(found.id, priority=priority)
             self._note("queue", name, _outcome(found is not None, found is not None and found.priority == priority))
 
-    def put_limits(self, wanted: Sequence[LimitSpec]) -> None:
-        """Limits of tasks by tag."""
+    def put_limits(self, environment: Environment) -> None:
+        """Limits of tasks by tag; one that somebody else set goes only where none is asked for in so many words."""
+        slots = environment.gpu_slots
+        wanted = limits((detected_gpus() if environment.name == "local" else 0) if slots is None else slots)
         there = {one.name: one for one in self._client.read_global_concurrency_limits(limit=200)}
         for spec in wanted:
             found = there.get(spec.name)
@@ -145,7 +145,7 @@ class _Server:
             if not same:
                 self._client.upsert_global_concurrency_limit_by_name(spec.name, spec.limit)
             self._note("limit", spec.name, _outcome(found is not None, same))
-        if LEARNERS_LIMIT in there and not wanted:  # 0 is a choice, not something that was forgotten
+        if LEARNERS_LIMIT in there and slots == 0:
             self._client.delete_global_concurrency_limit_by_name(LEARNERS_LIMIT)
             self._note("limit", LEARNERS_LIMIT, "removed")
 

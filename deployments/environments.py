@@ -63,8 +63,9 @@ class Environment(Config):
     stale_hours: PositiveFloat = 26.0
     """A schedule of which no run was completed for so many hours raises an alarm; a little more than a period."""
     gpu_slots: NonNegativeInt | None = None
-    """Groups of learners that train at a time, over all runs; by default one per GPU of this machine, and no limit
-    where there is none. 0: no limit."""
+    """Groups of learners that train at a time, over all runs; by default one per GPU of this machine for the local
+    environment. 0: no limit, and one that is there goes. Where there is no GPU, and in the other environments, nothing
+    is set."""
     gpus_per_run: NonNegativeInt = 0
     """GPUs of a Kubernetes job that trains; processes use those of their machine."""
     max_runs: PositiveInt | None = None
@@ -100,10 +101,8 @@ class Environment(Config):
         """
         own: dict[str, Any] = {
             "local": {"timezone": local_timezone()},
-            "team": {"gpu_slots": 0, "store": "/store"},
-            # There the cluster counts its GPUs itself.
+            "team": {"store": "/store"},
             "cluster": {
-                "gpu_slots": 0,
                 "store": "/store",
                 "pool_kind": "kubernetes",
                 "image": "polychoir:latest",

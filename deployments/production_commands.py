@@ -91,6 +91,8 @@ def deploy(
         from training_core.settings import parse_overrides
 
         name, given = known_name(environment), parse_overrides(sets or [])
+        if name != "local" and store != DEFAULT_STORE:
+            given.setdefault("store", str(store.resolve()))
         console = screen(stderr=as_json)
         with console.status("deploying"):
             applied = _deployed(name, given, store.resolve(), prune, verbose)

@@ -57,12 +57,15 @@ def test_what_people_switched_off_or_added_stays_so(tmp_path: Path) -> None:
         (automation,) = client.read_automations_by_name(name)
         client.pause_automation(automation.id)
         client.create_work_queue("of-an-operator", work_pool_name=POOL)
+        client.upsert_global_concurrency_limit_by_name(LEARNERS_LIMIT, 3)
         applied(tmp_path, prune=True, stale_hours=31.0)
         (after,) = client.read_automations_by_name(name)
+        limits = {limit.name: limit.limit for limit in client.read_global_concurrency_limits()}
         queues = {queue.name for queue in client.read_work_queues(work_pool_name=POOL)}
     assert not after.enabled
     assert after.trigger.within.total_seconds() == 31 * 3600
     assert "of-an-operator" in queues
+    assert limits[LEARNERS_LIMIT] == 3
 
 
 def test_every_champion_is_looked_at_though_one_cannot_be(tmp_path: Path) -> None:
