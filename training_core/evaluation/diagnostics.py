@@ -23,7 +23,7 @@ from training_core.evaluation.convergence import (
 )
 from training_core.evaluation.evidence import ModalityEvidence, RunEvidence
 from training_core.evaluation.importance import Association
-from training_core.quantities import format_bytes, format_seconds
+from training_core.quantities import format_seconds
 
 Problem = Literal[
     "diverged",
@@ -114,19 +114,16 @@ def _diverged(found: RunEvidence) -> Iterable[Diagnosis]:
 def _memory(found: RunEvidence) -> Iterable[Diagnosis]:
     limit = found.limits.memory_bytes
     killed = [t for t in found.trainings if t.status == "failed" and any(w in t.error.lower() for w in _OUT_OF_MEMORY)]
-    large = [t for t in found.trainings if limit is not None and t.status != "failed" and t.peak_bytes > limit]
-    if not killed and not large:
-        return
-    peak = max((t.peak_bytes for t in found.trainings), default=0)
-    said = [f"{len(killed)} learners ran out of memory ({killed[0].error})"] if killed else []
-    if large and limit is not None:
-        said.append(f"{len(large)} learners took up to {format_bytes(peak)}, {format_bytes(limit)} are allowed")
-    yield Diagnosis(
-        problem="memory",
-        evidence="; ".join(said),
-        figures={"peak_bytes": peak, **({"limit_bytes": limit} if limit is not None else {})},
-        learners=_names([*killed, *large]),
-    )
+    if killed:
+        yield Diagnosis(
+            problem="memory",
+            evidence=f"{len(killed)} learners ran out of memory ({killed[0].error})",
+            figures={
+                "peak_bytes": max(t.peak_bytes for t in found.trainings),
+                **({"limit_bytes": limit} if limit is not None else {}),
+            },
+            learners=_names(killed),
+        )
 
 
 def _denoising_dominates(found: RunEvidence) -> Iterable[Diagnosis]:

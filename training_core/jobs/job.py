@@ -147,7 +147,8 @@ class JobReport(Config):
     predicted_seconds: float | None = None
     predicted_bytes: float | None = None
     peak_bytes: int = 0
-    """Largest resident memory of the process that trained it, up to the end of this job."""
+    """Largest resident memory of the process that trained it, pages of mapped files included, up to the end of this
+    job."""
     size_bytes: int = 0
     """Size of the saved learner on disk."""
 

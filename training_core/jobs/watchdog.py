@@ -75,8 +75,8 @@ class Watchdog(threading.Thread):
 def own_bytes(pid: int) -> int:
     """Resident memory that a process has to itself; 0 when there is no such process.
 
-    Pages of mapped files are not counted: the kernel takes them back when memory is needed. Where it does not say which
-    they are (it does on Linux), they are.
+    Pages of mapped files are not counted: the kernel takes them back when memory is needed. Those of files that are
+    themselves in memory (tmpfs) are, and all of them where the kernel does not say which they are (it does on Linux).
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path(f"/proc/{pid}/status").read_text(encoding="latin-1").splitlines()

@@ -104,9 +104,7 @@ def _steady(run: RunConfig, diagnosis: Diagnosis) -> Iterator[Change]:
 def _smaller(run: RunConfig, diagnosis: Diagnosis) -> Iterator[Change]:
     """Memory: smaller batches whose gradients are summed, so that the steps stay what they are; fewer at a time."""
     training = run.training
-    over = diagnosis.figures.get("peak_bytes", 0) / diagnosis.figures.get("limit_bytes", float("inf"))
-    factor = 8 if over > 2 else 4
-    batch_size = max(8, training.batch_size // factor)
+    batch_size = max(8, training.batch_size // 4)
     if batch_size < training.batch_size:
         steps = training.accumulation * max(1, round(training.batch_size / batch_size))
         yield _change(run, "training.batch_size", batch_size, "activations take memory in proportion to the batch")

@@ -10,7 +10,7 @@ from training_core.campaigns.advice.gathering import gather_trainings
 from training_core.campaigns.advice.remedies import suggest_config
 from training_core.campaigns.run_config import RunConfig
 from training_core.data.synthetic import SyntheticModality
-from training_core.evaluation.diagnostics import diagnose
+from training_core.evaluation.diagnostics import OVER_MEMORY, diagnose
 from training_core.evaluation.evidence import RunEvidence, RunLimits
 from training_core.isolation import run_isolated
 from training_core.jobs import Cohort, JobReport
@@ -114,7 +114,9 @@ def test_memory_that_is_too_small_is_made_do_with(tmp_path: Path) -> None:
         return reports[0].peak_bytes, reports
 
     before, reports = peak(run)
-    evidence = RunEvidence(trainings=gather_trainings(reports), limits=RunLimits(memory_bytes=0.9 * before))
+    limit = 0.9 * before
+    ended = reports[0].model_copy(update={"status": "failed", "error": f"took {before} bytes {OVER_MEMORY} {limit}"})
+    evidence = RunEvidence(trainings=gather_trainings([ended]), limits=RunLimits(memory_bytes=limit))
     (memory,) = (found for found in diagnose(evidence) if found.problem == "memory")
     suggested = suggest_config(run, [memory])
     assert suggested.training.batch_size * suggested.training.accumulation == 2048

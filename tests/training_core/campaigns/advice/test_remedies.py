@@ -71,7 +71,7 @@ def test_memory_is_saved_and_steps_stay_as_large() -> None:
     run = RunConfig.load(dataset="shoes", training={"batch_size": 64, "accumulation": 2})
     found = diagnosis("memory", figures={"peak_bytes": 3e9, "limit_bytes": 1e9})
     suggested = suggest_config(run, [found])
-    assert (suggested.training.batch_size, suggested.training.accumulation) == (8, 16)
+    assert (suggested.training.batch_size, suggested.training.accumulation) == (16, 8)
     assert suggested.budget.workers is None
     killed = suggest_config(run, [diagnosis("memory", figures={"peak_bytes": 3e9})])
     assert killed.budget.workers == 1
