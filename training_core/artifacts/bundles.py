@@ -16,7 +16,6 @@ from training_core.artifacts.directories import (
     finish_directory,
     is_published,
     remove_directory,
-    storage_errors,
     unfinished_directory,
 )
 
@@ -45,9 +44,8 @@ def _unpack(part: Path, final: Path) -> bool:
         for file in part.rglob("*"):
             if file.is_file():
                 copy = folder / file.relative_to(part)
-                with storage_errors(final):
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(file, copy)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
                 copied[file.relative_to(part).as_posix()] = file_sha256(copy)
         if copied and copied == packed:
             finish_directory(folder, final, packed)

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training_core.artifacts import ArtifactRef, is_whole, mark_used, open_published, publish_directory
+from training_core.artifacts import (
+    ArtifactRef,
+    is_whole,
+    mark_used,
+    open_published,
+    publish_directory,
+    unpublished_if_damaged,
+)
 from training_core.campaigns.bagging import open_dataset
 from training_core.campaigns.evaluation.subject import seen_rows
 from training_core.campaigns.prediction import find_ensemble
@@ -80,13 +87,24 @@ def _kept(
     name = member.name if "@" in member.name else f"{member.name}@{tag}"
     inputs = [core_fingerprint(), artifact.sha256, member.folder, dataset.fingerprint]
     folder = store / "jobs" / hashlib.sha256(canonical_json(inputs).encode()).hexdigest()[:32]
-    if not is_whole(folder):
+    report = _judged_before(folder)
+    if report is None:
         with publish_directory(folder) as unfinished:
             report = _judged(member, name, ensemble, dataset, rows, unfinished)
             (unfinished / "report.json").write_text(report.to_json())
     mark_used(folder)
-    report = JobReport.model_validate_json((folder / "report.json").read_text())
     return report.model_copy(update={"name": name, "artifact": open_published(folder)})
+
+
+def _judged_before(folder: Path) -> JobReport | None:
+    """What `_judged` found earlier; None when there is nothing, or nothing whole any more."""
+    if not is_whole(folder):
+        return None
+    try:
+        with unpublished_if_damaged(folder):
+            return JobReport.model_validate_json((folder / "report.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _judged(

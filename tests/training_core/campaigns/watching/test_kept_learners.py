@@ -59,6 +59,19 @@ def test_what_is_found_again_is_used_again(cut, model, store):
     assert all(folder.stat().st_mtime > 1e9 for folder in folders)
 
 
+def test_what_does_not_read_back_is_made_again(cut, model, store):
+    first = kept(cut, model, store)
+    assert first[0].artifact is not None
+    report = first[0].artifact.path / "report.json"
+    whole = report.read_text()
+    report.write_text(whole[: len(whole) // 2])
+    again = kept(cut, model, store)
+    assert [found.model_dump(exclude={"artifact"}) for found in again] == [
+        found.model_dump(exclude={"artifact"}) for found in first
+    ]
+    assert JobReport.model_validate_json(report.read_text())
+
+
 def test_what_lacks_a_file_is_made_again(cut, model, store):
     folders = [report.artifact.path for report in kept(cut, model, store) if report.artifact is not None]
     (folders[0] / "out_of_bag.npz").unlink()
