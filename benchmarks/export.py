@@ -5,8 +5,8 @@ of the bundled digits is trained first. Rows are drawn, not real ones. Times are
 rounds in which the ensemble, the model alone and the bundle with its reading of arrays take turns.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -76,15 +76,18 @@ def measure(published: ArtifactRef, folder: Path) -> None:
         print(f"  {num_rows:>6}{times}   {ratio:.1f}")
 
 
-def measure_given(measure: Callable[[ArtifactRef, Path], None]) -> None:
+def measure_given(measure: Callable[[ArtifactRef, Path], None], description: str | None) -> None:
     """Measure each ensemble whose folder the command line names, in a folder of its own; without one, the digits."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ensembles", nargs="*", type=Path, metavar="ENSEMBLE-FOLDER", help="published ensembles")
+    ensembles = parser.parse_args().ensembles
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        given = [open_published(Path(name)) for name in sys.argv[1:]] or [digits(folder)]
+        given = [open_published(ensemble) for ensemble in ensembles] or [digits(folder)]
         for i, published in enumerate(given):
             measure(published, folder / str(i))
 
 
 if __name__ == "__main__":
-    measure_given(measure)
+    measure_given(measure, __doc__)

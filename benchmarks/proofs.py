@@ -152,7 +152,7 @@ def judged(case: Case, seeds: int, preset: str, store: Path) -> tuple[list[Again
         )
         if task.kind == "regression":
             continue
-        for pattern in patterns_to_judge(ensemble.spec.names, 4):
+        for pattern in patterns_to_judge(ensemble.spec.names):
             key = tuple(name for name in ensemble.spec.names if name in pattern)
             said.setdefault(key, []).append(said_of(task, target, under.predict(pattern)))
     together = {key: joined(parts) for key, parts in said.items()}

@@ -107,4 +107,4 @@ def measure(published: ArtifactRef, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    measure_given(measure)
+    measure_given(measure, __doc__)

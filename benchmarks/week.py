@@ -25,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -178,7 +179,8 @@ def train_champion(api: Api, store: Path, dataset: str) -> None:
     """Train the small model once, by hand."""
     deployment = api("GET", "/deployments/name/train-ensemble/train")["id"]
     parameters = {"run": small_run(dataset), "store": str(store)}
-    run = api("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
+    body = {"parameters": parameters, "idempotency_key": str(uuid.uuid4())}
+    run = api("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
     deadline = time.monotonic() + TRAINING_SECONDS
     while time.monotonic() < deadline:
         found = api("GET", f"/flow_runs/{run}")

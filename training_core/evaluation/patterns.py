@@ -8,7 +8,7 @@ from training_core.config import Config
 from training_core.evaluation.calibration import expected_calibration_error
 from training_core.evaluation.metrics import calibration_error, metrics
 from training_core.evaluation.predictions import Predictions
-from training_core.schema import Pattern, TaskSpec, patterns_to_judge
+from training_core.schema import MAX_ENUMERATED, Pattern, TaskSpec, patterns_to_judge
 
 
 class PatternScore(Config):
@@ -58,9 +58,8 @@ def pattern_table(
     predict: Callable[[Pattern], Predictions],
     target: np.ndarray,
     names: Iterable[str],
-    max_enumerated: int = 4,
 ) -> list[PatternScore]:
-    """One row per pattern, the full set first: every pattern of up to `max_enumerated` modalities.
+    """One row per pattern, the full set first: every pattern of up to `schema.MAX_ENUMERATED` modalities.
 
     Of more modalities: the full set, and each single modality hidden.
 
@@ -71,6 +70,6 @@ def pattern_table(
         DataError: there are no rows.
     """
     names = tuple(names)
-    few = len(names) <= max_enumerated
-    patterns = [p for p in patterns_to_judge(names, max_enumerated) if few or len(names) - len(p) <= 1]
+    few = len(names) <= MAX_ENUMERATED
+    patterns = [p for p in patterns_to_judge(names) if few or len(names) - len(p) <= 1]
     return [pattern_score(task, pattern, predict(pattern), target, names) for pattern in patterns]

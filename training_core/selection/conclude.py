@@ -15,9 +15,9 @@ from training_core.selection.evidence import Candidate, OutOfBag
 from training_core.selection.manifest import MANIFEST, EnsembleManifest, Member, with_inherited
 from training_core.selection.worth import modality_worth
 
-__all__ = ["MAX_ENUMERATED", "Candidate", "conclude", "learn_patterns", "learn_worth"]
+__all__ = ["MAX_LEARNED", "Candidate", "conclude", "learn_patterns", "learn_worth"]
 
-MAX_ENUMERATED = 6
+MAX_LEARNED = 6
 """Up to so many modalities every availability pattern has weights of its own (63 of them); beyond, see
 `schema.patterns_to_judge`."""
 
@@ -116,7 +116,7 @@ def learn_patterns(heard: OutOfBag, config: CombinationConfig, seed: int) -> tup
     """
     names = heard.spec.names
     found: list[PatternWeights] = []
-    for pattern in patterns_to_judge(names, MAX_ENUMERATED):
+    for pattern in patterns_to_judge(names, MAX_LEARNED):
         seen = heard.under(pattern)
         present = tuple(n for n in names if n in pattern)
         partial = len(present) < len(names)

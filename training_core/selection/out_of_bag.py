@@ -5,7 +5,7 @@ import numpy as np
 from training_core.data.views import View
 from training_core.engine.trained import TrainedLearner
 from training_core.schema import pattern_key, patterns_to_judge
-from training_core.selection.conclude import MAX_ENUMERATED
+from training_core.selection.conclude import MAX_LEARNED
 
 _BLOCK_BYTES = 128 << 20  # of raw samples that are judged at a time
 
@@ -17,7 +17,7 @@ def hear(learner: TrainedLearner, judged: View, modalities: tuple[str, ...]) -> 
     """
     names = judged.spec.names
     patterns: dict[str, frozenset[str]] = {}
-    for pattern in patterns_to_judge(modalities, MAX_ENUMERATED):
+    for pattern in patterns_to_judge(modalities, MAX_LEARNED):
         key = pattern_key(pattern & set(names), names)
         full = len(key.split("+")) == len(names)
         if key and (full or learner.tolerates):

@@ -8,7 +8,7 @@ from training_core.data.storage.store import Dataset
 from training_core.errors import DataError
 from training_core.evaluation.domains.judged import JudgedRows
 from training_core.schema import patterns_to_judge
-from training_core.selection.conclude import MAX_ENUMERATED
+from training_core.selection.conclude import MAX_LEARNED
 from training_core.selection.ensemble import Ensemble
 
 
@@ -42,7 +42,7 @@ def judged_rows(
     found = {name: values for name, values in known.items() if values is not None}
     found |= {name: _table_column(dataset, name, rows) for name in table_columns}
     full = frozenset(ensemble.spec.names)
-    patterns = [p for p in patterns_to_judge(ensemble.spec.names, MAX_ENUMERATED) if p != full]
+    patterns = [p for p in patterns_to_judge(ensemble.spec.names, MAX_LEARNED) if p != full]
     return JudgedRows(
         task=ensemble.task,
         target=dataset.target(rows),

@@ -20,7 +20,7 @@ from training_core.schema import DataSpec, Pattern, TaskSpec, patterns_to_judge
 from training_core.seeding import derive_seed
 from training_core.selection.answering import calibrated_values, with_promise
 from training_core.selection.combination import CombinationConfig, combine_pattern
-from training_core.selection.conclude import MAX_ENUMERATED
+from training_core.selection.conclude import MAX_LEARNED
 from training_core.selection.evidence import Candidate, Evidence, OutOfBag
 from training_core.selection.pooling import pool
 from training_core.selection.units import of_rows, units_of
@@ -70,7 +70,7 @@ def cross_fitted_answers(
     units = units_of(dataset.groups(rows), dataset.times(rows))
     halves = _halves(dataset, rows, target, seed)
     full = frozenset(spec.names)
-    hidden = [p for p in patterns_to_judge(spec.names, MAX_ENUMERATED) if p != full] if with_hidden else []
+    hidden = [p for p in patterns_to_judge(spec.names, MAX_LEARNED) if p != full] if with_hidden else []
     said = {pattern: np.full((len(rows), spec.task.num_outputs), np.nan) for pattern in (full, *hidden)}
     with threadpool_limits(limits=1):
         for judged in halves:

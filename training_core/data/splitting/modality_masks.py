@@ -11,15 +11,13 @@ from typing import Literal
 import numpy as np
 
 from training_core.errors import ConfigError
-from training_core.schema import patterns_to_judge
+from training_core.schema import MAX_ENUMERATED, patterns_to_judge
 from training_core.seeding import generator
 
 Mask = tuple[str, ...]
 """The modalities of a bag, in the order of the spec."""
 DropoutStrategy = Literal["random", "linear", "exponential", "adaptive"]
 
-MAX_ENUMERATED = 4
-"""Up to so many modalities every subset is listed (15 of them); with 5 there would be 31."""
 _GROWTH = 3.0  # exponential: half of the bags stay below 18 % of the highest rate, the last tenth is above 73 % of it
 _MAX_DRAWS = 64  # masks tried before a repeated one is taken: finds a free one of a handful almost surely
 
@@ -102,7 +100,7 @@ def draw_mask(names: Sequence[str], rates: np.ndarray, draws: np.random.Generato
 
 def _listed_masks(names: Mask, num_masks: int, num_full: int, shares: np.ndarray, seed: int) -> list[Mask]:
     """Parts 1 to 3 of `modality_masks`."""
-    patterns = patterns_to_judge(names, MAX_ENUMERATED)
+    patterns = patterns_to_judge(names)
     between = [tuple(n for n in names if n in pattern) for pattern in patterns if 1 < len(pattern) < len(names)]
     every = len(names) <= MAX_ENUMERATED and num_masks >= 2 ** len(names) - 1
     others = len(names) + (len(between) if every else 0)
