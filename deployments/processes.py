@@ -6,6 +6,7 @@ owner stopped or was killed, it ends every process that carries the mark.
 """
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,9 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from training_core.errors import PolychoirError, TransientError
+from training_core.parenthood import end_with_parent
 
 MARK = "POLYCHOIR_UP"
 """The environment variable that says to which owner a process belongs."""
@@ -125,6 +131,37 @@ def rotate(log: Path) -> None:
     if log.stat().st_size > LOG_BYTES:
         shutil.copyfile(log, log.with_name(f"{log.name}.1"))
         os.truncate(log, 0)
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[Callable[..., Any]]:
+    """Make calls in a process of their own, which is gone after the block with all that they imported.
+
+    One that keeps watch for months would hold hundreds of megabytes for what it does once.
+
+    Raises:
+        TransientError: what a call raises, unless it is an error of Polychoir.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, _begin_aside, (os.getpid(),)) as process:
+        yield lambda call, *arguments: process.submit(_sent_back, call, *arguments).result()
+
+
+def _begin_aside(parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach both; the one that started it decides
+        signal.signal(number, signal.SIG_IGN)
+    os.dup2(2, 1)  # standard output is for the answer of the one that started it
+    end_with_parent(parent)
+
+
+def _sent_back(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, or raises in a form that goes from process to process."""
+    try:
+        return call(*arguments)
+    except PolychoirError:
+        raise
+    except Exception as error:
+        raise TransientError(f"{call.__name__.strip('_')}: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager

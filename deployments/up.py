@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.catalogue import POOL, RUN_SETTINGS
-from deployments.processes import MARK, Child, end_in_turn, guarded
+from deployments.processes import MARK, Child, aside, end_in_turn, guarded
 from flows.embedded_server import (
     RECORDER_SETTINGS,
     in_place_of_embedded_server,
@@ -187,29 +187,34 @@ def _start(
     deployed: Mapping[str, Any],
 ) -> None:
     """Start one after another, each once what it needs answers."""
-    from training_core.tracking.mlflow import MLflowTracker
-
     server, *pages, worker = children
     api = f"{addresses.prefect}/api"
-    with in_place_of_embedded_server(store / "prefect") as announce:
-        say(f"starting the Prefect server; its log is {server.log}")
-        lay_out_database(store / "prefect")
-        server.start()
-        MLflowTracker(store).connect()  # makes the database of a new store while the server starts
-        login = login_of(store / "prefect")  # no other server knows it, should one have taken the port meanwhile
-        _wait(server, lambda: _answers(f"{api}/admin/version", login), stop)
-        if not stop.is_set():
-            announce(api)
-    if stop.is_set():
-        return
-    for mlflow in pages:
-        mlflow.start()
-    say("deploying")
-    _deploy(store, deployed)
-    worker.start()
-    for mlflow in pages:
-        _wait(mlflow, lambda: _answers(f"{addresses.mlflow}/health"), stop)
-    _wait(worker, _worker_is_online, stop)
+    with aside() as call:
+        with in_place_of_embedded_server(store / "prefect") as announce:
+            say(f"starting the Prefect server; its log is {server.log}")
+            lay_out_database(store / "prefect")
+            server.start()
+            call(_make_tracking_database, store)  # of a new store, while the server starts
+            login = login_of(store / "prefect")  # no other server knows it, should one have taken the port meanwhile
+            _wait(server, lambda: _answers(f"{api}/admin/version", login), stop)
+            if not stop.is_set():
+                announce(api)
+        if stop.is_set():
+            return
+        for mlflow in pages:
+            mlflow.start()
+        say("deploying")
+        call(_deploy, store, deployed)
+        worker.start()
+        for mlflow in pages:
+            _wait(mlflow, lambda: _answers(f"{addresses.mlflow}/health"), stop)
+        _wait(worker, lambda: call(_worker_is_online), stop)
+
+
+def _make_tracking_database(store: Path) -> None:
+    from training_core.tracking.mlflow import MLflowTracker
+
+    MLflowTracker(store).connect()
 
 
 def _deploy(store: Path, deployed: Mapping[str, Any]) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ended import is_gone, wait_until_gone
 
 from deployments import processes
-from deployments.processes import MARK, Child, end_in_turn, end_marked, marked, rotate
+from deployments.processes import MARK, Child, aside, end_in_turn, end_marked, marked, rotate
 from deployments.up import Addresses, UpConfig, _answers, _children, _port, settings, tracking_server, up
 from training_core.artifacts import exclusive
-from training_core.errors import ConfigError
+from training_core.errors import ConfigError, TransientError
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,3 +267,45 @@ def test_a_server_of_somebody_else_is_not_taken_for_ones_own() -> None:
         assert _answers(f"{url}/admin/version", "me:secret")
         assert not _answers(f"{url}/admin/version", "you:other")
         server.shutdown()
+
+
+class UnsendableError(Exception):
+    """It takes two arguments and tells its base of one: it can be pickled, and not unpickled."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+def refuse(kind: type[Exception], *arguments: str) -> None:
+    raise kind(*arguments)
+
+
+def test_a_call_aside_has_a_process_of_its_own_and_its_errors_come_back() -> None:
+    with aside() as call:
+        process = call(os.getpid)
+        assert process != os.getpid()
+        with pytest.raises(ConfigError, match=r"^monitor: no such cron line$"):
+            call(refuse, ConfigError, "monitor: no such cron line")
+        with pytest.raises(TransientError, match=r"^refuse: UnsendableError: 503: locked$"):
+            call(refuse, UnsendableError, "503", "locked")
+        assert call(os.getpid) == process
+    assert is_gone(process)
+
+
+def test_a_call_aside_writes_nothing_to_the_answer_and_ends_with_its_owner() -> None:
+    owner = """
+import os, time
+from deployments.processes import aside
+with aside() as call:
+    call(os.write, 1, b"of a library")
+    print(call(os.getpid), flush=True)
+    call(time.sleep, 300)
+"""
+    with subprocess.Popen([sys.executable, "-c", owner], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        helper = int(process.stdout.readline())
+        os.kill(helper, signal.SIGTERM)
+        time.sleep(0.2)
+        assert not is_gone(helper)
+        process.kill()
+    wait_until_gone(helper)
