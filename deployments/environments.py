@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 import pydantic
 from pydantic import AfterValidator, model_validator
 
-from training_core.config import Config, explain, holds_secret
+from training_core.addresses import holds_secret
+from training_core.config import Config, explain
 from training_core.errors import ConfigError, TransientError
 from training_core.quantities import NonNegativeInt, PositiveFloat, PositiveInt
 

@@ -3,20 +3,14 @@
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Self, TypeGuard, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
+from training_core.addresses import shown, without_secrets
 from training_core.errors import ConfigError
-
-_SECRETS = re.compile(
-    r"""((?:://[^/@:\s'"]*:|https?://)(?=[^/@\s'"]+@)|[?&](?:\w*pass\w*|\w*token|\w*secret)=)[^/@&\s'"]+""",
-    re.IGNORECASE,
-)
-"""What is before a secret in an address, and the secret: `//user:SECRET@`, `https://SECRET@`, `?password=SECRET`."""
 
 
 class Config(BaseModel):
@@ -51,9 +45,10 @@ def canonical_json(value: Any) -> str:
 
 
 def explain(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
-    """A validation error as one line a person can act on."""
+    """A validation error as one line a person can act on, without the passwords and tokens of addresses."""
     parts: list[str] = []
     for item in error.errors(include_url=False):
+        given = shown(item["input"])
         key = ".".join(str(step) for step in item["loc"]) or "(top level)"
         if item["type"] == "extra_forbidden":
             known = _known_keys(model, item["loc"][:-1])
@@ -61,23 +56,13 @@ def explain(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
             hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
             parts.append(f"unknown key '{key}'; known keys here: {', '.join(known)}{hint}")
         elif item["type"] in {"tuple_type", "list_type"}:
-            parts.append(f"'{key}' is {item['input']!r}: it must be a list, such as [{item['input']}]")
+            parts.append(f"'{key}' is {given!r}: it must be a list, such as [{given}]")
         elif item["type"] == "missing":
             parts.append(f"'{key}' is missing; it is required")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            parts.append(f"'{key}' is {item['input']!r}: {message[0].lower()}{message[1:]}")
+            parts.append(f"'{key}' is {given!r}: {message[0].lower()}{message[1:]}")
     return without_secrets("; ".join(parts))
-
-
-def holds_secret(uri: str) -> bool:
-    """Whether an address has a password or a token in it, which everybody would see who is shown the address."""
-    return without_secrets(uri) != uri
-
-
-def without_secrets(text: str) -> str:
-    """A text as it may be shown: of the addresses in it the passwords and tokens replaced by `…`."""
-    return _SECRETS.sub(r"\1…", text)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -127,7 +127,7 @@ def test_jobs_of_a_cluster_are_told_where_mlflow_is() -> None:
 
 
 def test_a_password_is_not_put_where_the_ui_shows_it() -> None:
-    for address in ("https://me:hunter2@mlflow.example.org", "https://hunter2@mlflow", "http://mlflow?token=hunter2"):
+    for address in ("https://me:hunter2@mlflow.example.org", "https://hunter2@mlflow", "http://mlflow?token=/hunter2"):
         with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as error:
             Environment.named("team", {"tracking": address})
         assert "hunter2" not in str(error.value)

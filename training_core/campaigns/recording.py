@@ -25,6 +25,7 @@ from training_core.tracking import (
     Tracker,
     TrackerKind,
     flat_params,
+    home_of,
     open_tracker,
 )
 from training_core.tracking.registry import Origin
@@ -36,7 +37,10 @@ class RecordRef(Config):
     trackers: tuple[TrackerKind, ...]
     store: str
     run_id: str
+    home: str
+    """Where `run_id` is good, and a child run is looked for before it is recorded anew."""
     location: str
+    """Everywhere the run is recorded."""
 
 
 @lru_cache(maxsize=4)
@@ -63,7 +67,9 @@ def begin_record(run: RunConfig, ref: DatasetRef, store: Path, tags: Mapping[str
     settings = settings_path(Path(store), run_id)
     settings.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(settings, run.model_dump_json(indent=1))
-    return RecordRef(trackers=run.trackers, store=str(store), run_id=run_id, location=tracker.location)
+    return RecordRef(
+        trackers=run.trackers, store=str(store), run_id=run_id, home=home_of(tracker), location=tracker.location
+    )
 
 
 def record_progress(record: RecordRef, event: Event) -> None:
@@ -78,6 +84,7 @@ def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[Job
     """A child run per learner trained now; a line in the parent's `reused.json` for those recorded before.
 
     A learner keeps the run under which it was trained: a rerun refers to it instead of claiming the work as its own.
+    What had to go elsewhere, since the tracker had failed, is recorded again by the next run where it had to be.
     """
     tracker = tracker_at(record.trackers, record.store)
     named = {job.name: job for job in jobs}
@@ -91,10 +98,10 @@ def record_reports(record: RecordRef, jobs: Sequence[Job], reports: Sequence[Job
             continue
         run_id = tracker.log_run(record.run_id, _learner_record(named[report.name], report))
         if report.artifact is not None:
-            # Which may be the fallback by now, that the run itself did not begin in.
-            line = json.dumps({"location": tracker.location, "run_id": run_id})
-            _marker(record, report.artifact).parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(_marker(record, report.artifact), line)
+            # At home with the fallback by now, perhaps, where the run itself did not begin.
+            marker, noted = _marker(record, report.artifact), _noted(record, report.artifact)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(marker, json.dumps({**noted, home_of(tracker): run_id}))
     if reused:
         tracker.log_text(record.run_id, json.dumps(reused, indent=1), "reused.json")
 
@@ -217,16 +224,26 @@ def _learner_record(job: Job, report: JobReport) -> RunRecord:
 
 
 def _marker(record: RecordRef, artifact: ArtifactRef) -> Path:
-    """The file that says under which run a learner is recorded."""
+    """The file that says under which run a learner is recorded, by the place that gave the run its id."""
     return Path(record.store) / "tracking" / "learners" / f"{artifact.path.name}.json"
 
 
-def _recorded(record: RecordRef, report: JobReport) -> str | None:
-    """The run under which a learner is recorded in this tracker already; None when it is not."""
-    if report.artifact is None or not (marker := _marker(record, report.artifact)).exists():
-        return None
+def _noted(record: RecordRef, artifact: ArtifactRef) -> dict[str, str]:
+    """The runs under which a learner is recorded, by place; none when nothing was noted."""
+    if not (marker := _marker(record, artifact)).exists():
+        return {}
     try:
-        known = json.loads(marker.read_text())
+        noted = json.loads(marker.read_text())
     except (OSError, ValueError) as error:
         raise StorageError(f"{marker} is unreadable ({error}); delete it to record the learner again") from error
-    return known["run_id"] if known["location"] == record.location else None
+    if "run_id" in noted:  # as it was written once: with all places in one line, of which the first gave the id
+        return {noted["location"].partition(", ")[0]: noted["run_id"]}
+    return noted
+
+
+def _recorded(record: RecordRef, report: JobReport) -> str | None:
+    """The run under which a learner is recorded where this run began, or has gone since; None when it is in neither."""
+    if report.artifact is None:
+        return None
+    noted = _noted(record, report.artifact)
+    return noted.get(record.home) or noted.get(home_of(tracker_at(record.trackers, record.store)))

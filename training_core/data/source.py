@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from training_core.addresses import holds_login
 from training_core.config import Config
 from training_core.data.splitting.embargo import Embargo
 from training_core.quantities import PositiveInt, Rate, Seed
@@ -47,7 +48,7 @@ def _readable(file: str) -> str:
             "or a folder of images or parquet files"
         )
     if is_url(file):
-        if re.match(r"[^/]+://[^/@]*:[^/@]*@", file):
+        if holds_login(file):
             raise ValueError("a password does not belong here, it would be kept with the data; use the environment")
         return file
     # one file has one name, whoever asks whether two are the same; the slash says that photos-1.5/ is a folder

@@ -37,6 +37,7 @@ __all__ = [
     "Tracker",
     "TrackerKind",
     "flat_params",
+    "home_of",
     "open_tracker",
 ]
 
@@ -73,6 +74,11 @@ def open_tracker(kinds: Sequence[TrackerKind], store_root: Path) -> Tracker:
 
         return Guarded(MLflowTracker(store_root), fallback, trackers)
     return Guarded(trackers[0], fallback, trackers[1:])
+
+
+def home_of(tracker: Tracker) -> str:
+    """Where the ids that a tracker gives are good: of several trackers only that which gives them counts."""
+    return tracker.home if isinstance(tracker, Guarded) else tracker.location
 
 
 def _require(package: str) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from training_core.addresses import without_secrets
 from training_core.errors import StorageError
 from training_core.tracking.lane import Lane, Piece
 from training_core.tracking.protocol import (
@@ -71,6 +72,16 @@ class Guarded:
         if self._fallback is not None and (self._falls_back or not places):
             places.append(self._fallback.location)
         return ", ".join(places) or "nowhere"
+
+    @property
+    def home(self) -> str:
+        """Where the ids of new runs are given at present, and so are good: with the leader, or whoever stands in."""
+        if not self._leader.failed:
+            return self._leader.tracker.location
+        if self._fallback is not None:
+            return self._fallback.location
+        places = [guard.tracker.location for guard in self._followers if not guard.failed]
+        return places[0] if places else "nowhere"
 
     def connect(self) -> None:
         """Find out early whether the leader works; the others get ready meanwhile."""
@@ -230,6 +241,6 @@ class _Record:
 
 
 def _line(error: BaseException) -> str:
-    """An error as one line short enough to read."""
-    text = " ".join(str(error).split())
+    """An error as one line short enough to read, without the password of an address in it."""
+    text = " ".join(without_secrets(str(error)).split())
     return f"{type(error).__name__}: {text[:300]}"

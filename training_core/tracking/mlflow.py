@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlparse
 
+from training_core.addresses import bare, without_secrets
 from training_core.errors import ConfigError, StorageError, UserError
 from training_core.tracking.database import prepare_database, tracking_uri
 from training_core.tracking.entries import finite_or_nan, legal_keys, thin
@@ -60,7 +60,7 @@ class MLflowTracker:
     def __init__(self, store_root: Path, uri: str | None = None, experiment: str | None = None) -> None:
         self._root = store_root.absolute()
         self._uri = uri or tracking_uri(store_root)
-        self.location = _without_credentials(self._uri)
+        self.location = bare(self._uri)
         self._experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "polychoir"
         self._connection: tuple[Any, str] | None = None
 
@@ -215,7 +215,7 @@ class MLflowTracker:
         try:
             files = self._fetch(client.get_model_version_download_uri(name, version.version))
         except import_mlflow().MlflowException as error:
-            raise StorageError(f"the files of {pinned} cannot be fetched: {error}") from error
+            raise StorageError(f"the files of {pinned} cannot be fetched: {without_secrets(str(error))}") from error
         folder = ensemble_folder(import_mlflow(), files)
         if folder is None:
             erased = version.tags.get(ERASED)
@@ -381,17 +381,9 @@ def _dataset_input(dataset: TrackedDataset) -> Any:
 
 def _reason(error: Exception) -> str:
     """What went wrong, in one line: of a chain of network errors the last, which says why."""
-    last = str(error).rpartition("Caused by ")[2].rpartition(": ")[2].strip("')\" \n")
+    last = without_secrets(str(error)).rpartition("Caused by ")[2].rpartition(": ")[2].strip("')\" \n")
     return last.partition("\n")[0] or type(error).__name__
 
 
 def _milliseconds(seconds: float | None) -> int:
     return int((time.time() if seconds is None else seconds) * 1000)
-
-
-def _without_credentials(uri: str) -> str:
-    """The URI as it may be shown: without user, password and query."""
-    parts = urlparse(uri)
-    if "@" not in parts.netloc and not parts.query:
-        return uri
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

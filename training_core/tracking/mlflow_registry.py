@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from training_core.addresses import without_secrets
 from training_core.errors import ConfigError, StorageError
 from training_core.tracking.mlflow import MLflowTracker, import_mlflow
 from training_core.tracking.models import local_folder, model_uri, parse_model_uri
@@ -108,8 +109,9 @@ class MLflowRegistry:
             except import_mlflow().MlflowException as error:
                 if error.error_code in _UNKNOWN:
                     raise ConfigError(f"there is no {what} in {self.location}: {error.message}") from error
+                why = without_secrets(str(error)).splitlines()[0]
                 raise StorageError(
-                    f"the registry {self.location} cannot be asked for {what} ({str(error).splitlines()[0]}); "
+                    f"the registry {self.location} cannot be asked for {what} ({why}); "
                     "see that MLFLOW_TRACKING_URI names one that answers, or unset it for that of the store"
                 ) from error
 

@@ -141,7 +141,12 @@ def test_a_folder_with_a_dot_in_its_name_is_one_when_it_ends_in_a_slash(tmp_path
             r"files ending in '.gz' cannot be read; use one of .csv, .tsv, .jsonl, .parquet",
         ),
         ("photos.npy", "'s3://bucket/photos.bin?x=.npy'", r"files ending in '.bin' cannot be read"),
-        ("photos.npy", "https://me:secret@host/photos.npy", "a password does not belong here"),
+        ("photos.npy", "https://me:secret@host/photos.npy", "https://…@host/photos.npy': a password does not belong"),
+        (
+            "photos.npy",
+            "s3://me:sec/ret@bucket/photos.npy",
+            "'s3://me:…@bucket/photos.npy': a password does not belong",
+        ),
         ("file: photos.npy", "file: ''", "a file needs a name"),
         (
             "file: clicks.npz, key: x",

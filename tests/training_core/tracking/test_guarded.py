@@ -21,7 +21,7 @@ class Flaky(NullTracker):
         self.broken = False
         self.calls: list[str] = []
 
-    def start(self, name, *, tags=None, params=None, dataset=None):
+    def start(self, name, *, tags=None, params=None, dataset=None, run_id=None):
         self._touch("start")
         return "flaky-run"
 
@@ -158,6 +158,41 @@ def test_server_that_is_not_there_costs_seconds_not_minutes(tmp_path, caplog):
     assert events(tmp_path / "tracking", run_id)[0]["params"] == {"seed": "0"}
 
 
+def test_the_password_of_a_server_that_is_not_there_is_not_logged(tmp_path, caplog):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    tracker = MLflowTracker(tmp_path, uri=f"http://me:hun/ter2@127.0.0.1:{port}/mlflow?token=hunter2")
+    assert tracker.location == f"http://127.0.0.1:{port}/mlflow"
+    with caplog.at_level(logging.WARNING):
+        use(Guarded(MLflowTracker(tmp_path, uri=f"http://me:hunter2@127.0.0.1:{port}"), JsonLinesTracker(tmp_path)))
+    assert f"127.0.0.1:{port}" in caplog.records[0].getMessage()
+    assert "hunter2" not in caplog.text
+
+
+def test_ids_are_good_where_they_are_given_whatever_becomes_of_the_other_trackers(tmp_path):
+    leader, follower, lines = Flaky(), Flaky(), JsonLinesTracker(tmp_path / "lines")
+    follower.location, follower.broken = "the board", True
+    tracker = Guarded(leader, lines, [follower])
+    assert tracker.home == "the flaky place"
+    tracker.start("train")
+    tracker.flush()
+    assert tracker.location == f"the flaky place, {lines.location}"
+    assert tracker.home == "the flaky place"
+    leader.broken = True
+    tracker.log_metrics("flaky-run", {"a": 1.0})
+    tracker.flush()
+    assert tracker.home == lines.location
+
+
+def test_without_a_fallback_the_next_tracker_says_where_ids_are_good(tmp_path):
+    leader, lines = Flaky(), JsonLinesTracker(tmp_path / "lines")
+    leader.broken = True
+    tracker = Guarded(leader, None, [lines])
+    tracker.start("train")
+    assert tracker.home == lines.location
+
+
 def test_a_record_with_files_is_given_as_long_as_an_upload(tmp_path):
     class Uploads(NullTracker):
         def log_run(self, parent_id, record, run_id=None):
@@ -167,30 +202,3 @@ def test_a_record_with_files_is_given_as_long_as_an_upload(tmp_path):
     tracker = Guarded(Uploads(), JsonLinesTracker(tmp_path), patience_seconds=0.2, upload_seconds=60)
     assert tracker.log_run("parent", RunRecord(name="profiled", artifacts=("trace.json.gz",))) == "uploaded"
     assert tracker.log_run("parent", RunRecord(name="plain")) == "uploaded"
-
-
-def test_what_is_recorded_elsewhere_in_the_end_is_recorded_again_by_the_next_run(tmp_path, monkeypatch):
-    from training_core.artifacts import ArtifactRef
-    from training_core.campaigns import recording
-
-    class Failing(NullTracker):
-        location = "the server"
-        broken = True
-
-        def log_run(self, parent_id, record, run_id=None):
-            if self.broken:
-                raise ConnectionError("nobody there")
-            return "on-the-server"
-
-    leader = Failing()
-    monkeypatch.setattr(recording, "tracker_at", lambda *_: Guarded(leader, JsonLinesTracker(tmp_path / "lines")))
-    monkeypatch.setattr(recording, "_learner_record", lambda *_: RunRecord(name="one"))
-    record = recording.RecordRef(trackers=("mlflow",), store=str(tmp_path), run_id="1", location="the server")
-    artifact = ArtifactRef(uri=str(tmp_path / "jobs" / "a"), sha256="a" * 64)
-    report = recording.JobReport.model_construct(name="one", status="trained", artifact=artifact)
-    job = recording.Job.model_construct(name="one")
-    recording.record_reports(record, [job], [report])
-    assert recording._recorded(record, report) is None
-    leader.broken = False
-    recording.record_reports(record, [job], [report.model_copy(update={"status": "reused"})])
-    assert recording._recorded(record, report) == "on-the-server"

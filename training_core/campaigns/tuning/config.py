@@ -5,7 +5,8 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
 
-from training_core.config import Config, holds_secret
+from training_core.addresses import holds_secret
+from training_core.config import Config
 from training_core.learners import LearnerConfig
 from training_core.quantities import NonNegativeInt, PositiveFloat, PositiveInt
 from training_core.variants import kinds

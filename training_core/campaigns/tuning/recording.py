@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
 
 from training_core.artifacts import exclusive, write_text_atomically
 from training_core.campaigns.bagging import open_dataset
@@ -12,18 +15,42 @@ from training_core.campaigns.tuning.summary import StudySummary, TrialRecord
 from training_core.config import Config
 from training_core.errors import StorageError
 from training_core.jobs import DatasetRef
-from training_core.tracking import RunRecord, TrackedDataset, flat_params
+from training_core.tracking import RunRecord, TrackedDataset, flat_params, home_of
 
 _MARKER, _LOCK = "tracked.json", ".tracked.lock"
 
 
-class _Tracked(Config):
-    """Under which runs a study is recorded, kept in the study's folder."""
+class _Place(Config):
+    """Under which runs a study is recorded in one place."""
 
-    location: str
     run_id: str
     trials: Mapping[int, str] = {}
     """Child run of each trial, by number."""
+
+
+class _Tracked(Config):
+    """Under which runs a study is recorded, kept in the study's folder.
+
+    Each place is noted by itself: of two processes that work on a study one may have lost the server, and what it wrote
+    to its files instead the other has yet to send.
+    """
+
+    places: Mapping[str, _Place] = {}
+    """By where their ids are good; see `training_core.tracking.home_of`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_place(cls, data: Any) -> Any:
+        """As it was written once: with all places in one line, of which the first gave the ids."""
+        if isinstance(data, dict) and "location" in data:
+            place = str(data["location"]).partition(", ")[0]
+            return {"places": {place: {key: value for key, value in data.items() if key != "location"}}}
+        return data
+
+    def noting(self, run_id: str, trials: Mapping[str, Mapping[int, str]]) -> "_Tracked":
+        """The same, with the study under `run_id` and these `trials` of it in some places."""
+        noted = {place: _Place(run_id=run_id, trials=there) for place, there in trials.items()}
+        return _Tracked(places={**self.places, **noted})
 
 
 def begin_study_record(run: RunConfig, ref: DatasetRef, study: Path, store: Path, tags: Mapping[str, str]) -> RecordRef:
@@ -34,8 +61,12 @@ def begin_study_record(run: RunConfig, ref: DatasetRef, study: Path, store: Path
     """
     tracker = tracker_at(run.trackers, str(store))
     with exclusive(study / _LOCK):
-        known = _tracked(study)
-        if known is None or known.location != tracker.location:
+        tracked = _tracked(study)
+        home = home_of(tracker)
+        known = tracked.places.get(home)
+        if known is not None:
+            run_id = known.run_id
+        else:
             run_id = tracker.start(
                 f"tuning of {ref.name}",
                 tags={"polychoir.dataset": ref.label, "polychoir.study": study.name, **tags},
@@ -44,25 +75,28 @@ def begin_study_record(run: RunConfig, ref: DatasetRef, study: Path, store: Path
                     name=ref.name, version=ref.version, fingerprint=ref.fingerprint, path=str(open_dataset(ref).path)
                 ),
             )
-            known = _Tracked(location=tracker.location, run_id=run_id)
-            _remember(study, known)
-    return RecordRef(trackers=run.trackers, store=str(store), run_id=known.run_id, location=known.location)
+            home = home_of(tracker)  # which may have failed over it
+            _remember(study, tracked.noting(run_id, {home: {}}))
+    return RecordRef(trackers=run.trackers, store=str(store), run_id=run_id, home=home, location=tracker.location)
 
 
 def record_study(record: RecordRef, summary: StudySummary) -> None:
     """A child run for every trial that ended and has none yet, then the study's figures, page, charts and settings.
 
-    Each child is written in one batch: settings, values, its learning curve.
+    Each child is written in one batch: settings, values, its learning curve. Those that had to go elsewhere, since the
+    tracker had failed, are noted as being there: whoever still reaches the tracker, now or later, records them in it.
     """
     tracker, folder = tracker_at(record.trackers, record.store), Path(summary.folder)
     with exclusive(folder / _LOCK):  # several processes may work on one study
-        known = _tracked(folder)
-        trials = dict(known.trials) if known is not None and known.run_id == record.run_id else {}
+        tracked = _tracked(folder)
+        trials = {place: dict(it.trials) for place, it in tracked.places.items() if it.run_id == record.run_id}
         for trial in summary.trials:
-            if trial.state != "running" and trial.number not in trials:
-                trials[trial.number] = tracker.log_run(record.run_id, _trial_record(summary, trial))
-        # Elsewhere than the record began where the tracker has failed meanwhile: then a later call records anew.
-        _remember(folder, _Tracked(location=tracker.location, run_id=record.run_id, trials=trials))
+            # What the study's tracker had before it failed is not written to the files that stand in for it.
+            known = any(trial.number in trials.get(place, {}) for place in (record.home, home_of(tracker)))
+            if trial.state != "running" and not known:
+                run_id = tracker.log_run(record.run_id, _trial_record(summary, trial))
+                trials.setdefault(home_of(tracker), {})[trial.number] = run_id
+        _remember(folder, tracked.noting(record.run_id, trials))
     tracker.log_metrics(record.run_id, _figures(summary))
     for path in (Path(summary.report), folder / PLOTS, Path(summary.best_yaml or folder)):
         if path != folder and path.exists():
@@ -108,11 +142,11 @@ def _figures(summary: StudySummary) -> dict[str, float]:
     return found | {"cpu_seconds": summary.cpu_seconds, "epochs": float(summary.epochs)}
 
 
-def _tracked(folder: Path) -> _Tracked | None:
-    """What was noted in a study's folder; None when nothing was."""
+def _tracked(folder: Path) -> _Tracked:
+    """What was noted in a study's folder."""
     path = folder / _MARKER
     if not path.exists():
-        return None
+        return _Tracked()
     try:
         return _Tracked.model_validate_json(path.read_text())
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from training_core.addresses import bare, without_secrets
 from training_core.data.source import is_url, suffix_of
 from training_core.data.sources.protocols import Place
 from training_core.errors import DataError, StorageError, TransientError
@@ -28,31 +29,25 @@ def locate(location: str | Path, staging: Path) -> Place:
     text = str(location)
     if not is_url(text):
         return Place(Path(location), text)
-    name = shown(text)
+    name = bare(text)
     with _asking(name):
         files, path = _file_system(text, name)
     if "file" in _protocols(files):
         return Place(Path(path), name)
     folder = staging / "remote" / hashlib.sha256(text.encode()).hexdigest()[:16]
-    target = folder / (_last_part(text) or "data")
+    target = folder / (_last_part(name) or "data")
     if not target.exists():
-        _copy(files, path, name, target)
+        _copy(files, path, name, suffix_of(text), target)
     return Place(target, name)
 
 
-def shown(url: str) -> str:
-    """A URL as it may be shown: without a password, and without the query, in which signatures stand."""
-    return re.sub(r"://[^/@]*@", "://", re.split(r"[?#]", url, maxsplit=1)[0] if "http" in url[:5] else url)
-
-
-def _copy(files: Any, path: str, name: str, target: Path) -> None:
+def _copy(files: Any, path: str, name: str, suffix: str, target: Path) -> None:
     """Copy a file, or a folder with all there is in it; nothing stands at `target` before all of it does."""
     unfinished = target.with_name(f"{target.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.unlink(missing_ok=True)
     with _asking(name):
         files.invalidate_cache()
-        suffix = suffix_of(name)
         # asking a web server whether a file is a folder fetches it
         may_be_both = suffix == ".parquet" and not {"http", "https"} & {*_protocols(files)}
         is_folder = suffix in {"", ".zarr"} or (may_be_both and files.isdir(path))
@@ -169,4 +164,4 @@ def _on_disk(path: Path, work: Any) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(without_secrets(str(error)).split())[:200] or type(error).__name__

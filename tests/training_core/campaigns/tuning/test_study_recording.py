@@ -1,19 +1,24 @@
 """A study in MLflow: one parent however often it is resumed, one child per trial, charts and settings with it."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
 from invented_study import FAILED, PRUNED, RUNNING, invented_study
 
-from training_core.campaigns.recording import end_record
+from training_core.campaigns.recording import RecordRef, end_record
 from training_core.campaigns.run_config import RunConfig
+from training_core.campaigns.tuning import recording
 from training_core.campaigns.tuning.recording import begin_study_record, record_study
 from training_core.campaigns.tuning.report import write_report
+from training_core.campaigns.tuning.summary import StudySummary
 from training_core.data.ingestion.in_memory import create_dataset_from_arrays
 from training_core.errors import StorageError
 from training_core.jobs import DatasetRef
+from training_core.tracking import Guarded, JsonLinesTracker, NullTracker, RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +92,135 @@ def test_without_trackers_nothing_is_recorded_and_nothing_fails(world: tuple[Pat
     record = begin_study_record(RunConfig(dataset="shoes", trackers=()), ref, folder, store, {})
     record_study(record, invented_study(folder))
     end_record(record, "FINISHED")
+
+
+class Server(NullTracker):
+    """Gives ids and keeps what it is told; a process may lose it."""
+
+    location = "the server"
+
+    def __init__(self, kept: dict[str, list[str]]) -> None:
+        self.kept, self.broken = kept, False
+
+    def start(self, name: str, **given: Any) -> str:
+        if self.broken:
+            raise ConnectionError("nobody there")
+        run_id = f"study-{len(self.kept)}"
+        self.kept[run_id] = []
+        return run_id
+
+    def log_run(self, parent_id: str, record: RunRecord, run_id: str | None = None) -> str:
+        if self.broken:
+            raise ConnectionError("nobody there")
+        self.kept[parent_id].append(record.name)
+        return f"{parent_id} {record.name}"
+
+
+class Process:
+    """One of those that work on a study: with a tracker and a connection to the server of its own."""
+
+    def __init__(self, store: Path, kept: dict[str, list[str]], board: NullTracker | None = None) -> None:
+        self.server = Server(kept)
+        lines = JsonLinesTracker(store / "lines")
+        self.tracker = Guarded(self.server, lines, [] if board is None else [board])
+
+    def begin(self, patch: pytest.MonkeyPatch, world: tuple[Path, DatasetRef], folder: Path) -> RecordRef:
+        with patch.context() as patched:
+            patched.setattr(recording, "tracker_at", lambda *_: self.tracker)
+            return begin_study_record(RunConfig(dataset="shoes"), world[1], folder, world[0], {})
+
+    def record(self, patch: pytest.MonkeyPatch, record: RecordRef, summary: StudySummary) -> None:
+        with patch.context() as patched:
+            patched.setattr(recording, "tracker_at", lambda *_: self.tracker)
+            record_study(record, summary)
+        self.tracker.flush()
+
+
+def first_trials(summary: StudySummary, number: int) -> StudySummary:
+    return summary.model_copy(update={"trials": summary.trials[:number]})
+
+
+def children(lines: Path, run_id: str) -> list[str]:
+    events = map(json.loads, (lines / run_id / "events.jsonl").read_text().splitlines())
+    return [event["name"] for event in events if event["event"] == "child"]
+
+
+def test_what_one_process_could_not_send_another_sends(
+    world: tuple[Path, DatasetRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, list[str]] = {}
+    summary = invented_study(tmp_path, num_trials=6)
+    write_report(summary, tmp_path)
+    one, other = Process(tmp_path, kept), Process(tmp_path, kept)
+    begun = one.begin(monkeypatch, world, tmp_path)
+    assert other.begin(monkeypatch, world, tmp_path) == begun
+
+    one.record(monkeypatch, begun, first_trials(summary, 1))
+    one.server.broken = True
+    one.record(monkeypatch, begun, first_trials(summary, 3))
+    assert kept == {"study-0": ["trial 0"]}
+    assert children(tmp_path / "lines", "study-0") == ["trial 1", "trial 2"]
+
+    other.record(monkeypatch, begun, first_trials(summary, 4))
+    assert kept == {"study-0": ["trial 0", "trial 1", "trial 2", "trial 3"]}
+
+    one.record(monkeypatch, begun, first_trials(summary, 5))
+    assert children(tmp_path / "lines", "study-0") == ["trial 1", "trial 2", "trial 4"], "3 is where it belongs"
+    later = Process(tmp_path, kept)
+    again = later.begin(monkeypatch, world, tmp_path)
+    assert again == begun
+    for _ in range(2):
+        later.record(monkeypatch, again, summary)
+    assert kept == {"study-0": [f"trial {number}" for number in range(6)]}
+
+
+def test_a_study_begun_without_the_server_is_recorded_whole_once_it_is_there(
+    world: tuple[Path, DatasetRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, list[str]] = {}
+    summary = invented_study(tmp_path, num_trials=3)
+    write_report(summary, tmp_path)
+    alone = Process(tmp_path, kept)
+    alone.server.broken = True
+    begun = alone.begin(monkeypatch, world, tmp_path)
+    assert begun.home == begun.location == str(tmp_path / "lines")
+    alone.record(monkeypatch, begun, summary)
+    assert children(tmp_path / "lines", begun.run_id) == ["trial 0", "trial 1", "trial 2"]
+    assert kept == {}
+    later = Process(tmp_path, kept)
+    later.record(monkeypatch, later.begin(monkeypatch, world, tmp_path), summary)
+    assert kept == {"study-0": ["trial 0", "trial 1", "trial 2"]}
+
+
+def test_trials_are_not_sent_again_when_another_tracker_fails(
+    world: tuple[Path, DatasetRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(NullTracker):
+        location = "the board"
+
+        def log_run(self, parent_id: str, record: RunRecord, run_id: str | None = None) -> str:
+            raise OSError("no space left")
+
+    kept: dict[str, list[str]] = {}
+    summary = invented_study(tmp_path, num_trials=4)
+    write_report(summary, tmp_path)
+    for number in (2, 4):
+        process = Process(tmp_path, kept, Full())
+        begun = process.begin(monkeypatch, world, tmp_path)
+        process.record(monkeypatch, begun, first_trials(summary, number - 1))
+        process.record(monkeypatch, begun, first_trials(summary, number))
+        assert process.tracker.location == f"the server, {tmp_path / 'lines'}"
+    assert kept == {"study-0": [f"trial {number}" for number in range(4)]}
+
+
+@pytest.mark.parametrize("place", ["the server", "the server, the board"])
+def test_a_note_of_one_line_for_all_places_is_understood(
+    world: tuple[Path, DatasetRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    kept = {"study-7": ["trial 0"]}
+    (tmp_path / "tracked.json").write_text(json.dumps({"location": place, "run_id": "study-7", "trials": {"0": "a"}}))
+    summary = invented_study(tmp_path, num_trials=2)
+    write_report(summary, tmp_path)
+    process = Process(tmp_path, kept)
+    process.record(monkeypatch, process.begin(monkeypatch, world, tmp_path), summary)
+    assert kept == {"study-7": ["trial 0", "trial 1"]}

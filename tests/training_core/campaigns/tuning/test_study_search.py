@@ -278,9 +278,26 @@ def test_a_server_keeps_a_study_for_several_machines(tmp_path: Path) -> None:
     assert essence(served) == essence(run_study(tmp_path / "file" / "s", trials=6, batch=2))
 
 
-@pytest.mark.parametrize("place", ["postgresql://me:hunter2@host/db", "mysql://host/db?user=me&password=hunter2"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "postgresql://me:hunter2@host/db",
+        "postgresql://me:hun/ter2@host/db",
+        "postgresql://me:hun'ter2@host/db",
+        "postgresql://me:hun ter2@host/db",
+        "postgresql://me:hun&ter2@host/db",
+        "postgresql://me:hun@ter2@host/db",
+        "mysql://host/db?user=me&password=hunter2",
+        "mysql://host/db?user=me&password='hunter2",
+    ],
+)
 def test_a_password_is_refused_and_not_shown(place: str) -> None:
     with pytest.raises(ConfigError, match=r"PGPASSWORD.*pgpass") as error:
         TuningConfig.parse({"storage": place}, "run.yaml")
-    assert "hunter2" not in str(error.value)
-    assert TuningConfig(storage="postgresql://me@host/db?sslmode=require").storage is not None
+    assert "hun" not in str(error.value)
+    assert "ter2" not in str(error.value)
+
+
+def test_the_file_that_a_password_is_kept_in_may_be_named() -> None:
+    for place in ("postgresql://me@host/db?sslmode=require", "postgresql://me@host/db?passfile=~/.pgpass"):
+        assert TuningConfig.parse({"storage": place}, "run.yaml").storage == place

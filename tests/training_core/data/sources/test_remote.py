@@ -213,4 +213,6 @@ def test_a_copy_that_broke_off_is_worth_another_try(tmp_path, monkeypatch):
 def test_a_password_in_a_url_is_not_shown(tmp_path):
     with pytest.raises(PolychoirError) as caught:
         open_table("http://user:secret@127.0.0.1:9/t.csv?signature=private", tmp_path)
-    assert "secret" not in str(caught.value).partition("(")[0]
+    assert "http://127.0.0.1:9/t.csv " in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "private" not in str(caught.value)
