@@ -35,6 +35,11 @@ from training_core.objectives.denoising import SupervisedAndDenoising, ask_inner
 from training_core.schema import Samples, TaskSpec
 from training_core.seeding import torch_seeded
 
+_FEWEST_BLOCKS = 3
+"""Fewer blocks of time make no folds to choose settings by: learnt from the one half, they would suit half the rows."""
+_LARGEST_BLOCK = 0.5
+"""Of all rows: the folds without a larger block would be learnt from the fewer rows."""
+
 
 class Trained(NamedTuple):
     """A learner after training."""
@@ -155,13 +160,21 @@ def _in_units(rows: RowSource) -> Samples:
 
     An estimator chooses its settings on rows it splits off its own, and knows of groups alone: without them it would
     judge itself on neighbours in time of what it has learnt. Rows drawn more than once count once.
+
+    Where there are too few blocks, or one has most of the rows, rows stand for themselves as if they had no times:
+    settings that neighbours have judged are better than those nobody has.
     """
     samples, times = rows.samples(), rows.times()
     if samples.groups is not None or times is None:
         return samples
     _, first, of_row = np.unique(samples.ids.astype(str), return_index=True, return_inverse=True)
     units = units_of_rows(None, times[first])
-    return samples if units is None else replace(samples, groups=units[of_row])
+    if units is None:
+        return samples
+    sizes = np.unique(units.astype(str), return_counts=True)[1]
+    if len(sizes) < _FEWEST_BLOCKS or sizes.max() > _LARGEST_BLOCK * len(units):
+        return samples
+    return replace(samples, groups=units[of_row])
 
 
 def _fit_net(

@@ -10,9 +10,9 @@ from training_core.learners.folds import deal_folds
 from training_core.quantities import PositiveFloat, PositiveInt, SearchChoices, SearchRange
 
 VALIDATION_FOLDS = 7
-"""One row in seven judges when to stop."""
+"""One row in seven judges when to stop, or as near to it as whole groups come."""
 UNJUDGED_ROUNDS = 50
-"""Rounds when there are too few rows to hold any out."""
+"""Rounds when there are too few rows, or a single group, and none can be held out."""
 
 
 class BoostingConfig(EstimatorConfig):
@@ -36,7 +36,10 @@ class BoostingConfig(EstimatorConfig):
 def hold_out(
     num_rows: int, classes: np.ndarray | None, groups: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """Which rows judge when to stop, bool [num_rows]; None when there are too few.
+    """Which rows judge when to stop, bool [num_rows]; None when there are too few, or a single group.
+
+    Of groups, which may be few and uneven, the fold is taken that holds the fewest classes whole, then that which comes
+    nearest to one row in seven.
 
     Args:
         num_rows: rows to learn from.
@@ -47,15 +50,30 @@ def hold_out(
     folds = deal_folds(num_rows, VALIDATION_FOLDS, rng, classes, groups)
     if folds is None:
         return None
-    held_out = folds == 0
+    held_out = folds == (0 if groups is None else _best_fold(folds, classes))
     if classes is not None:  # a class that would be held out whole is learnt from instead
         held_out &= np.isin(classes, classes[~held_out])
     return held_out if held_out.any() else None
 
 
-def all_rounds(best: int) -> int:
+def _best_fold(folds: np.ndarray, classes: np.ndarray | None) -> int:
+    """The fold that judges best: it holds the fewest classes whole, then it is nearest to one row in seven."""
+    share = len(folds) / VALIDATION_FOLDS
+
+    def fault(fold: int) -> tuple[int, float]:
+        inside = folds == fold
+        lost = 0 if classes is None else len(np.setdiff1d(classes[inside], classes[~inside]))
+        return lost, abs(int(inside.sum()) - share)
+
+    return min(range(int(folds.max()) + 1), key=fault)
+
+
+def all_rounds(best: int, held_out: np.ndarray) -> int:
     """Rounds with all rows, when `best` were best without those held out: more rows bear as many more rounds."""
-    return math.ceil(max(best, 1) * VALIDATION_FOLDS / (VALIDATION_FOLDS - 1))
+    num_rows, num_held = len(held_out), int(held_out.sum())
+    if num_held <= math.ceil(num_rows / VALIDATION_FOLDS):
+        return math.ceil(max(best, 1) * VALIDATION_FOLDS / (VALIDATION_FOLDS - 1))
+    return math.ceil(max(best, 1) * num_rows / (num_rows - num_held))
 
 
 def num_leaves(num_rows: int) -> int:

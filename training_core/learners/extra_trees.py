@@ -20,8 +20,8 @@ SMALLEST_PROBABILITY = 1e-4
 """Probabilities are kept this far from 0 and 1 before their logarithm is sharpened: what a forest of a few hundred
 trees cannot tell from 0."""
 NUM_FOLDS = 3
-"""Folds of groups. A forest of a fold has one in so many of the trees, about as many as leave a row out by themselves:
-together the folds take as long as two thirds of the forest."""
+"""Folds of groups, or as many as there are groups. A forest of a fold has one in so many of the trees, about as many as
+leave a row out by themselves: together three folds take as long as two thirds of the forest."""
 
 
 class ExtraTreesConfig(EstimatorConfig):
@@ -47,7 +47,10 @@ class ExtraTreesConfig(EstimatorConfig):
         return ExtraTreesEstimator(self, spec, seed)
 
     def estimate_cost(self, spec: DataSpec, num_rows: int, epochs: int) -> tuple[float, float]:
-        """A tree sorts its rows into halves about log2(rows) times, looking at sqrt(columns) columns each time."""
+        """A tree sorts its rows into halves about log2(rows) times, looking at sqrt(columns) columns each time.
+
+        Rows with groups or times, of which nothing is known here, take about half as long again: see `NUM_FOLDS`.
+        """
         width, depth = spec_width(spec), math.log2(max(num_rows, 2))
         tried = math.sqrt(width) if spec.task.kind != "regression" else width / 3
         num_nodes = 1.0 * num_rows / self.leaf_rows(num_rows)
@@ -67,7 +70,7 @@ class ExtraTreesEstimator(Estimator):
     Values get the like: their deviations from the mean are scaled to the least squared error on left-out rows.
 
     A tree that did not see a row may have seen others of its group. So with groups, forests that were grown without a
-    fold of them answer for it, and with too few groups for folds the votes are left as they are.
+    fold of them answer for it; with a single group, or hardly any rows, the votes are left as they are.
     """
 
     def __init__(self, config: ExtraTreesConfig, spec: DataSpec, seed: int) -> None:
@@ -132,14 +135,14 @@ class ExtraTreesEstimator(Estimator):
     def _out_of_fold(
         self, matrix: np.ndarray, target: np.ndarray, weight: np.ndarray | None, groups: np.ndarray
     ) -> np.ndarray | None:
-        """What forests that did not see the group of a row say of it, [N, active]; None with too few groups."""
+        """What forests that did not see the group of a row say of it, [N, active]; None without folds."""
         classes = target if self.spec.task.kind == "classification" else None
         folds = deal_folds(len(target), NUM_FOLDS, self.rng("folds"), classes, groups)
         if folds is None:
             return None
         votes = np.zeros((len(target), len(self._active)))
         num_trees = math.ceil(self.config.num_trees / NUM_FOLDS)
-        for fold in range(NUM_FOLDS):
+        for fold in range(int(folds.max()) + 1):
             inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             of_inside = None if weight is None else weight[inside]
             forest = self._grow(matrix[inside], target[inside], of_inside, num_trees, out_of_bag=False)

@@ -125,7 +125,7 @@ class HistBoostingEstimator(Estimator):
                 sample_weight_val=None if weight is None else weight[held_out],
             )
             # Scores are negative losses, the first that of no round at all.
-            rounds = all_rounds(int(np.argmax(trial.validation_score_)))
+            rounds = all_rounds(int(np.argmax(trial.validation_score_)), held_out)
         return self._model(len(target), rounds, early_stopping=False).fit(
             _without_empty_columns(matrix), target, weight
         )

@@ -150,7 +150,7 @@ class LightGBMEstimator(Estimator):
                 valid_sets=[data(np.flatnonzero(held_out))],
                 callbacks=[stopping],
             )
-            rounds = all_rounds(trial.best_iteration)
+            rounds = all_rounds(trial.best_iteration, held_out)
         return lightgbm.train(settings, data(np.arange(len(target))), rounds).model_to_string()
 
     def _settings(self, num_rows: int, num_classes: int) -> dict[str, Any]:

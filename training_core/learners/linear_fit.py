@@ -58,7 +58,8 @@ def fit_linear(
 
     `matrix` [N, columns] is dense or CSR; `target` is codes [N] of at least two classes that all occur, labels 0/1
     [N, L] or values [N, K]. With `strength` None it is chosen by cross-validation on these rows, log loss or squared
-    error, walking from `start` towards the better neighbour until neither is; too few rows to split keep `start`.
+    error, walking from `start` towards the better neighbour until neither is; rows that cannot be split (too few, or
+    all of one group) keep `start`.
     """
     fit, num_outputs = _fitter(task, target)
     if strength is None:
@@ -78,9 +79,11 @@ def fit_out_of_fold(
 ) -> tuple[LinearFit, np.ndarray]:
     """The mean of the models of five folds, and what each says of the rows it did not see, float64 [N, outputs].
 
+    Fewer groups than five make as many folds.
+
     Raw outputs are linear in the coefficients, so the mean model gives the mean of the models' raw outputs. Arguments
-    as for `fit_linear`, whose search chooses one strength for all folds. With too few rows to split, the model says 0
-    of every row: what it said of rows it has seen would be taken for more than it is worth.
+    as for `fit_linear`, whose search chooses one strength for all folds. Of rows that cannot be split the model says 0:
+    what it said of rows it has seen would be taken for more than it is worth.
     """
     fit, num_outputs = _fitter(task, target)
     classes = target if task == "classification" else None
@@ -90,7 +93,7 @@ def fit_out_of_fold(
         return nothing, np.zeros((len(target), num_outputs))
     strength = choose_strength(task, matrix, target, weight, groups=groups, rng=rng, start=start)
     raw, fits = np.zeros((len(target), num_outputs)), []
-    for fold in range(NUM_SCORE_FOLDS):
+    for fold in range(int(folds.max()) + 1):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         fits.append(
             fit(matrix[inside], target[inside], None if weight is None else weight[inside], num_outputs, strength)
@@ -112,7 +115,7 @@ def choose_strength(
     rng: np.random.Generator,
     start: float,
 ) -> float:
-    """The penalty with the least cross-validated log loss or squared error; `start` with too few rows to split."""
+    """The penalty with the least cross-validated log loss or squared error; `start` where rows cannot be split."""
     fit, num_outputs = _fitter(task, target)
     rows = np.arange(len(target))
     if len(rows) > MAX_SEARCH_ROWS[task]:
@@ -173,7 +176,7 @@ def _cross_validate(
 ) -> float:
     """Mean loss of rows on the fits that did not see them."""
     losses = np.empty(len(folds))
-    for fold in range(NUM_FOLDS):
+    for fold in range(int(folds.max()) + 1):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         fitted = fit(matrix[inside], target[inside], None if weight is None else weight[inside], num_outputs, strength)
         losses[outside] = row_losses(task, fitted.raw(matrix[outside]), target[outside])

@@ -1,4 +1,4 @@
-"""Estimators choose their settings on rows that lie apart in time from those they learn from."""
+"""Estimators choose their settings on rows that lie apart in time, and choose them however few the times are."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,10 @@ from training_core.learners import (
     LearnerConfig,
     LightGBMConfig,
 )
-from training_core.schema import Samples
+from training_core.learners.estimator import EstimatorConfig
+from training_core.learners.extra_trees import ExtraTreesEstimator
+from training_core.schema import DataSpec, ModalitySpec, Samples, TaskKind, TaskSpec
+from training_core.variants import kind_of, members, parse_variant
 
 NUM_CLUSTERS, COPIES = 60, 8
 
@@ -105,3 +108,69 @@ def test_rows_drawn_more_than_once_make_no_blocks_of_their_own(stored: dict[str,
     assert once.groups is not None and repeated.groups is not None
     assert len(set(once.groups)) == 20
     assert repeated.groups.tolist() == once.groups[often].tolist()
+
+
+ESTIMATORS = [member for member in members(LearnerConfig) if issubclass(member, EstimatorConfig)]
+WORDS = np.array([f"word{i}" for i in range(40)])
+
+
+def world(num_rows: int, seed: int, task: TaskKind, with_text: bool) -> tuple[Samples, DataSpec]:
+    """Columns that bend, and a text of words of which some tell; rows are alike at every time."""
+    rng = np.random.default_rng(seed)
+    values, said = rng.normal(size=(num_rows, 6)), rng.integers(0, 40, (num_rows, 8))
+    truth = (
+        np.sin(2 * values[:, 0]) * 2 + values[:, 1] ** 2 + values[:, 2] * values[:, 3] + 0.3 * rng.normal(size=num_rows)
+    )
+    truth += 0.5 * with_text * (said < 12).sum(axis=1)
+    inputs = {"v": values.astype(np.float32)}
+    modalities = [ModalitySpec(name="v", kind="vector", shape=(6,))]
+    if with_text:
+        inputs["t"] = np.array([" ".join(WORDS[row]) for row in said], object)
+        modalities.append(ModalitySpec(name="t", kind="text"))
+    regression = task == "regression"
+    what = TaskSpec.regression(("y",)) if regression else TaskSpec.classification(("low", "high"))
+    target = truth[:, None] if regression else (truth > 1 + 1.2 * with_text).astype(np.int64)
+    available = {name: np.ones(num_rows, bool) for name in inputs}
+    ids = np.array([f"s{i}" for i in range(num_rows)], object)
+    return Samples(inputs, available, ids, target), DataSpec(modalities=tuple(modalities), task=what)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("member", ESTIMATORS, ids=kind_of)
+def test_a_few_times_leave_an_estimator_as_good_as_without_times(member: type[LearnerConfig], task: TaskKind) -> None:
+    config = parse_variant(LearnerConfig, {"kind": kind_of(member)}, "test")
+    with_text = "text" in member.modality_kinds
+    rows, spec = world(800, 0, task, with_text)
+    new = world(800, 1, task, with_text)[0]
+    assert new.target is not None
+
+    def loss(times: np.ndarray | None) -> float:
+        said = trained(config, HeldSamples(rows, spec, times)).predict(new)
+        if task == "regression":
+            return float(((said - new.target) ** 2).mean())
+        return float(-np.log(said[np.arange(len(new)), new.target]).mean())
+
+    few = {num_times: loss(np.sort(np.arange(800) % num_times)) for num_times in (12, 3, 2)}
+    without = loss(None)
+    assert max(few.values()) < 1.15 * without, (few, without)
+    assert few[2] == without, "two times make no folds, so rows do"
+
+
+@pytest.mark.parametrize("num_rows", [30, 60])
+def test_small_tables_with_times_are_split_as_well(num_rows: int) -> None:
+    rows, spec = world(num_rows, 0, "regression", False)
+    times = np.arange(num_rows)
+    forest = ExtraTreesConfig(num_trees=50)
+    for source in (HeldSamples(rows, spec, times), HeldSamples(rows, spec, times // 15)):
+        estimator = trained(forest, source).model
+        assert isinstance(estimator, ExtraTreesEstimator) and estimator.sharpness != 1.0
+
+
+def test_rows_of_mostly_one_time_or_of_two_times_stand_for_themselves(stored: dict[str, Dataset]) -> None:
+    dataset = stored["rows"]
+    place = np.arange(len(dataset))
+    for times in (place // 240, np.maximum(place - 300, 0)):
+        assert _in_units(held(dataset, times=times)).groups is None
+    assert len(set(_in_units(held(dataset, times=np.maximum(place - 230, 0))).groups)) > 3  # pyright: ignore[reportArgumentType]
+    groups = np.where(place < 300, "a", "b").astype(object)
+    assert np.array_equal(_in_units(held(dataset, groups, place)).groups, groups)  # pyright: ignore[reportArgumentType]

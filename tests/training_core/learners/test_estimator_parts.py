@@ -9,9 +9,10 @@ from scipy.sparse import issparse
 
 from training_core.learners import ExtraTreesConfig, HistBoostingConfig, LinearConfig, TfidfLinearConfig
 from training_core.learners.binning import bin_edges, to_bins
+from training_core.learners.boosting import all_rounds, hold_out
 from training_core.learners.design_matrix import DesignMatrix, one_hot
 from training_core.learners.folds import deal_folds
-from training_core.learners.linear_fit import fit_linear, walk_down
+from training_core.learners.linear_fit import fit_linear, fit_out_of_fold, walk_down
 from training_core.learners.text_features import TextFeatures, TextFeaturesConfig
 from training_core.schema import DataSpec, ModalitySpec, Samples, TaskSpec
 
@@ -50,6 +51,34 @@ def test_folds_keep_groups_together() -> None:
 
 def test_too_few_rows_are_not_split() -> None:
     assert deal_folds(5, 3, rng()) is None
+    assert deal_folds(5, 3, rng(), None, np.arange(5)) is None
+    assert deal_folds(50, 3, rng(), None, np.zeros(50)) is None
+
+
+@pytest.mark.parametrize("num_groups", [2, 3, 5, 6])
+def test_few_groups_make_fewer_folds_and_none_is_empty(num_groups: int) -> None:
+    groups = np.arange(40) % num_groups
+    folds = deal_folds(40, 5, rng(), np.arange(40) // 20, groups)
+    assert folds is not None
+    assert set(folds) == set(range(min(num_groups, 5)))
+    assert all(len(np.unique(folds[groups == group])) == 1 for group in groups)
+
+
+def test_the_fold_of_groups_that_judges_boosting_is_of_middling_size_and_no_class_is_missed() -> None:
+    sizes = [500, 60, 90, 350]
+    groups = np.repeat(np.arange(4), sizes)
+    for seed in range(5):
+        held_out = hold_out(1000, None, groups, np.random.default_rng(seed))
+        assert held_out is not None and set(groups[held_out]) == {2}
+        held_out = hold_out(1000, np.where(groups == 2, 1, 0), groups, np.random.default_rng(seed))
+        assert held_out is not None and set(groups[held_out]) == {1}
+
+
+def test_rounds_grow_with_the_rows_that_were_held_out() -> None:
+    by_row, third = hold_out(1500, None, None, rng()), np.arange(1500) < 500
+    assert by_row is not None and by_row.sum() == 215
+    assert [all_rounds(best, by_row) for best in (0, 6, 60)] == [2, 7, 70]
+    assert all_rounds(60, third) == 90 and all_rounds(60, np.arange(1500) < 75) == 70
 
 
 def test_one_hot_leaves_out_what_is_unknown() -> None:
@@ -149,6 +178,20 @@ def test_noise_is_penalised_more_than_signal() -> None:
     clear = fit_linear("regression", matrix, matrix[:, :1], None, rng=rng(), **options)
     random = fit_linear("regression", matrix, noise, None, rng=rng(), **options)
     assert random.strength > 100 * clear.strength
+
+
+@pytest.mark.parametrize("num_groups", [2, 3, 5])
+def test_a_few_groups_choose_the_penalty_and_the_scores_of_texts_as_rows_do(num_groups: int) -> None:
+    matrix = rng().normal(size=(200, 30))
+    noise = np.random.default_rng(1).normal(size=(200, 1))
+    groups = np.repeat(np.arange(num_groups), 200)[::num_groups]
+    options: dict[str, Any] = {"groups": groups, "start": 10.0}
+    clear = fit_linear("regression", matrix, matrix[:, :1], None, strength=None, rng=rng(), **options)
+    random = fit_linear("regression", matrix, noise, None, strength=None, rng=rng(), **options)
+    assert random.strength > 100 * clear.strength
+    mean, raw = fit_out_of_fold("regression", matrix, matrix[:, :1], None, rng=rng(), **options)
+    assert np.corrcoef(raw[:, 0], matrix[:, 0])[0, 1] > 0.99
+    assert np.corrcoef(mean.raw(matrix)[:, 0], matrix[:, 0])[0, 1] > 0.99
 
 
 def test_a_rating_is_predicted_within_its_scale_and_a_measurement_is_not_held_back() -> None:

@@ -79,10 +79,12 @@ def test_a_class_or_label_of_one_group_is_unknown_to_the_fold_that_leaves_it_out
         assert np.isfinite(found.predict(samples)).all()
 
 
-def test_too_few_groups_leave_the_votes_as_they_are() -> None:
-    samples = of_noise(CLASSES, num_groups=5, copies=20)
-    assert fitted(CLASSES, samples).sharpness == 1.0
+@pytest.mark.parametrize("num_groups", [3, 5])
+def test_a_few_groups_do_not_sharpen_noise_and_a_single_one_leaves_the_votes_as_they_are(num_groups: int) -> None:
+    samples = of_noise(CLASSES, num_groups=num_groups, copies=20)
+    assert fitted(CLASSES, samples).sharpness < 0.5
     assert fitted(CLASSES, replace(samples, groups=None)).sharpness > 2
+    assert fitted(CLASSES, replace(samples, groups=np.full(len(samples), "g", object))).sharpness == 1.0
 
 
 def test_repeats_and_weights_are_taken_with_groups() -> None:

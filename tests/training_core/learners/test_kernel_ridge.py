@@ -8,8 +8,18 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training_core.learners.kernel_ridge import KernelRidgeConfig, KernelRidgeEstimator, left_out
-from training_core.schema import DataSpec, ModalitySpec, Samples, TaskSpec
+from training_core.learners.kernel_ridge import (
+    PENALTIES,
+    SHARPNESSES,
+    KernelRidgeConfig,
+    KernelRidgeEstimator,
+    _choose,
+    _loss,
+    groups_left_out,
+    left_out,
+    members_of,
+)
+from training_core.schema import DataSpec, ModalitySpec, Samples, TaskKind, TaskSpec
 
 
 def samples_of(values: np.ndarray, target: np.ndarray, groups: np.ndarray | None = None) -> Samples:
@@ -34,12 +44,38 @@ def test_left_out_rows_are_answered_as_by_a_fit_without_them(group_size: int) ->
     kernel, penalty = np.exp(-0.3 * distance), 0.2
     inverse = np.linalg.inv(kernel + penalty * np.eye(24))
     groups = rng.permutation(np.arange(24) // group_size)
-    said = left_out(goal, inverse @ goal, inverse, None if group_size == 1 else groups)
+    members = members_of(groups)
+    blocks = [inverse[np.ix_(rows, rows)] for rows in members]
+    said = groups_left_out(goal, inverse @ goal, blocks, members)
+    if group_size == 1:
+        np.testing.assert_allclose(left_out(goal, inverse @ goal, np.diag(inverse)), said, rtol=1e-9)
     for group in np.unique(groups):
         inside, outside = np.flatnonzero(groups != group), np.flatnonzero(groups == group)
         own = kernel[np.ix_(inside, inside)] + penalty * np.eye(len(inside))
         expected = kernel[np.ix_(outside, inside)] @ np.linalg.solve(own, goal[inside])
         np.testing.assert_allclose(said[outside], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_the_choice_by_groups_is_that_of_the_whole_inverse(kind: TaskKind) -> None:
+    rng = np.random.default_rng(5)
+    values, weight = rng.normal(size=(60, 3)), rng.integers(1, 4, 60).astype(float)
+    label = (values[:, 0] + 0.5 * rng.normal(size=60) > 0).astype(int)
+    goal = np.eye(2)[label] - 0.5 if kind == "classification" else np.sin(values[:, :2]) + rng.normal(size=(60, 2))
+    groups = rng.permutation(np.repeat(["a", "b", "c", "d", "e"], [30, 15, 9, 5, 1])).astype(object)
+    distance = ((values[:, None] - values[None]) ** 2).sum(axis=2)
+    tried = []
+    for penalty in PENALTIES:
+        said = np.empty_like(goal)
+        inverse = np.linalg.inv(np.exp(-0.3 * distance) + penalty * np.diag(1 / weight))
+        for group in np.unique(groups):
+            rows = np.flatnonzero(groups == group)
+            said[rows] = goal[rows] - np.linalg.solve(inverse[np.ix_(rows, rows)], (inverse @ goal)[rows])
+        sharpnesses = SHARPNESSES if kind == "classification" else (1.0,)
+        tried += [(_loss(kind, factor * said, goal, weight), penalty, factor) for factor in sharpnesses]
+    found = _choose(kind, distance, 0.3, goal, weight, groups)
+    assert (found.penalty, found.sharpness) == min(tried)[1:]
+    assert found.loss == pytest.approx(min(tried)[0], rel=1e-8)
 
 
 def test_values_are_those_of_scikit_learn_for_the_same_kernel_and_penalty() -> None:

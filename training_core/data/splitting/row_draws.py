@@ -19,7 +19,7 @@ from training_core.data.splitting.stratification import one_hot, spread
 from training_core.errors import ConfigError
 from training_core.seeding import derive_seed, generator
 
-_TIME_BLOCKS = 20  # of 5 % each: fine enough for `row_fraction`, and hardly a row has a neighbour in another block
+TIME_BLOCKS = 20  # of 5 % each: fine enough for `row_fraction`, and hardly a row has a neighbour in another block
 _BLOCK_ROWS = 5  # fewer rows would not be a block
 _DEALT: dict[tuple[object, ...], np.ndarray] = {}  # the last folds dealt: all bags of a run share them, and groups of
 # 100 000 rows, or their labels, take 1 to 2 seconds to share out
@@ -104,10 +104,17 @@ def out_of_bag_rows(
     return _outside(bag, rows, *_draw(bag, rows, target, groups, times))
 
 
-def units_of_rows(groups: np.ndarray | None, times: np.ndarray | None) -> np.ndarray | None:
+def units_of_rows(
+    groups: np.ndarray | None, times: np.ndarray | None, num_blocks: int = TIME_BLOCKS
+) -> np.ndarray | None:
     """What a learner's own rows are split by, so that no part resembles another more than new rows would.
 
-    Groups where rows have groups, else the blocks of time that bags are drawn by, counted among these rows.
+    Groups where rows have groups, else blocks of time as bags are drawn by, counted among these rows.
+
+    Args:
+        groups: the groups of the rows [n], or None.
+        times: the times of the rows [n], or None.
+        num_blocks: the most blocks of time; with more of them finer shares can be split off.
 
     Returns:
         The unit of each row, str objects [n]; None where every row stands for itself: rows have neither, or a single
@@ -115,7 +122,7 @@ def units_of_rows(groups: np.ndarray | None, times: np.ndarray | None) -> np.nda
     """
     if groups is not None:
         return groups
-    if times is None or not len(times) or not (block := _time_blocks(times)).any():
+    if times is None or not len(times) or not (block := _time_blocks(times, num_blocks)).any():
         return None
     return block.astype(str).astype(object)
 
@@ -176,10 +183,10 @@ def _units(rows: np.ndarray, target: np.ndarray | None, groups: np.ndarray | Non
     return _Units(unit_of_row, votes.argmax(axis=1), "groups")
 
 
-def _time_blocks(times: np.ndarray) -> np.ndarray:
+def _time_blocks(times: np.ndarray, most: int = TIME_BLOCKS) -> np.ndarray:
     """The block of each row, int64 [n], counted in time order; all 0 when there is a single time."""
     ordered = np.sort(times)
-    num_blocks = min(_TIME_BLOCKS, max(2, len(times) // _BLOCK_ROWS))
+    num_blocks = min(most, max(2, len(times) // _BLOCK_ROWS))
     earlier = np.searchsorted(ordered, times, side="left")  # rows before the first of the same time
     block = np.unique(earlier * num_blocks // len(times), return_inverse=True)[1]
     if not block.any() and ordered[0] != ordered[-1]:  # the first time has most of the rows

@@ -1,5 +1,6 @@
 """Whatever a user has as data, as streams of batches: encoded rows, arrays, raw rows, data sets, loaders, streams."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from training_core.data.preprocessing import Preprocessor
-from training_core.data.splitting.row_draws import units_of_rows
+from training_core.data.splitting.row_draws import TIME_BLOCKS, units_of_rows
 from training_core.data.streams.batching import Batching, EpochStream
 from training_core.data.streams.choice import open_stream
 from training_core.data.streams.iterable import IterableStream
@@ -140,10 +141,18 @@ class RawRows(TrainerData):
         return open_stream(self.source, self.preprocessor, batching, device)
 
     def split(self, fraction: float, seed: int) -> "tuple[RawRows, RawRows] | None":
-        """By groups where rows have them, else by blocks of time (one at least) where they have times, else by rows."""
+        """By groups where rows have them, else by blocks of time where they have times, else by rows.
+
+        Groups and blocks are of any size: as many are drawn as come nearest to the share of rows, never twice as much.
+        Where every group is larger than that, None: groups are not split. Where every block is (rows of one time stay
+        together), rows are drawn as if they had no times.
+        """
         groups, times = self.source.groups(), self.source.times()
-        at_least = int(groups is None and times is not None)
-        parts = _split_rows(len(self.source), fraction, seed, units_of_rows(groups, times), at_least)
+        finest = max(TIME_BLOCKS, math.ceil(1 / fraction)) if fraction > 0 else TIME_BLOCKS
+        units, num_rows = units_of_rows(groups, times, finest), len(self.source)
+        parts = None if units is None else _split_units(units, fraction, seed)
+        if parts is None and groups is None:
+            parts = _split_rows(num_rows, fraction, seed)
         if parts is None:
             return None
         rest, share = parts
@@ -224,18 +233,27 @@ class Loader(TrainerData):
         return LoaderStream(self.loader, self.task, device)
 
 
-def _split_rows(
-    num_rows: int, fraction: float, seed: int, units: np.ndarray | None = None, at_least: int = 0
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions of a rest and of a random share, `at_least` so many units, both in order; None when one would be empty.
-
-    Rows of one of `units` [num_rows] stay together.
-    """
-    units = np.arange(num_rows) if units is None else np.unique(units.astype(str), return_inverse=True)[1]
-    distinct = np.unique(units)
-    num_held = max(round(fraction * len(distinct)), at_least)
-    if not 0 < num_held < len(distinct):
+def _split_rows(num_rows: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions of a rest and of a random share, both in order; None when one would be empty."""
+    num_held = round(fraction * num_rows)
+    if not 0 < num_held < num_rows:
         return None
-    held = generator(seed, "validation").permutation(distinct)[:num_held]
-    inside = np.isin(units, held)
+    inside = np.zeros(num_rows, bool)
+    inside[generator(seed, "validation").permutation(num_rows)[:num_held]] = True
     return np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def _split_units(units: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions of a rest and of a random share of whole `units` [N], both in order; None when one would be empty.
+
+    Units are gone through in random order, and each is held that brings the rows held nearer to the share of all: one
+    that would bring them past it by more than they lack is left to the rest, so that never twice the share is held.
+    """
+    _, of_row, sizes = np.unique(units.astype(str), return_inverse=True, return_counts=True)
+    share, num_held, held = fraction * len(units), 0, []
+    for unit in generator(seed, "validation").permutation(len(sizes)):
+        if abs(num_held + sizes[unit] - share) < share - num_held and num_held + sizes[unit] < len(units):
+            held.append(unit)
+            num_held += int(sizes[unit])
+    inside = np.isin(of_row, held)
+    return (np.flatnonzero(~inside), np.flatnonzero(inside)) if held else None

@@ -197,7 +197,8 @@ class Trainer:
         data, judged = (data, None) if parts is None else parts
         if judged is None and val_data is None and fraction > 0:
             _log.warning(
-                "no rows are held back for validation: they cannot be told apart in what was given, or are too few; "
+                "no rows are held back for validation: they cannot be told apart in what was given, are too few, "
+                "or come in groups of more than twice `training.validation_fraction`; "
                 "give `val_data` to stop early and to keep the best weights"
             )
         if isinstance(data, RawRows):

@@ -48,7 +48,11 @@ def member_request(
 
 
 def _split_off(rows: np.ndarray, dataset: Dataset, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit (with their repeats) and distinct validation rows; no row, and no group, is in both."""
+    """Rows to fit (with their repeats) and distinct validation rows; no row, and no group, is in both.
+
+    Where blocks of time are so few or uneven that more than twice `fraction` would be held back, or nothing, rows are
+    drawn as if they had no times.
+    """
     distinct = np.unique(rows)
     kept = Bag(
         name="validation split",
@@ -59,6 +63,9 @@ def _split_off(rows: np.ndarray, dataset: Dataset, fraction: float, seed: int) -
         seed=derive_seed(seed, "validation"),
         row_seed=derive_seed(seed, "validation"),
     )
-    fit = in_bag_rows(kept, distinct, dataset.target(distinct), dataset.groups(distinct), dataset.times(distinct))
+    target, groups, times = dataset.target(distinct), dataset.groups(distinct), dataset.times(distinct)
+    fit = in_bag_rows(kept, distinct, target, groups, times)
+    if times is not None and groups is None and not 0 < len(distinct) - len(fit) <= 2 * fraction * len(distinct):
+        fit = in_bag_rows(kept, distinct, target, None, None)
     inside = np.isin(rows, fit)
     return rows[inside], np.setdiff1d(distinct, fit)

@@ -118,6 +118,8 @@ def test_a_learner_s_own_rows_are_split_by_groups_else_by_the_blocks_of_bags():
     assert units_of_rows(groups, times) is groups
     units = units_of_rows(None, times)
     assert units is not None and units.dtype == object
+    finer = units_of_rows(None, times, 100)
+    assert finer is not None and np.unique(finer.astype(str), return_counts=True)[1].tolist() == [5] * 40
     for seed in range(5):
         inside, outside = (units[rows - 100] for rows in draw_rows(a_bag(row_seed=seed), ROWS, CLASSES, None, times))
         assert len(set(inside)) == 16 and len(set(outside)) == 4 and not set(inside) & set(outside)

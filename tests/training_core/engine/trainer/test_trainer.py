@@ -21,7 +21,7 @@ from training_core.engine.training import Stage
 from training_core.engine.watching.training_hooks import TrainingHooks
 from training_core.errors import ConfigError, DataError
 from training_core.learners import LinearConfig, TabularMLPConfig
-from training_core.schema import Samples
+from training_core.schema import DataSpec, ModalitySpec, Samples, TaskSpec
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -190,13 +190,61 @@ def test_whole_blocks_of_time_are_held_back_for_validation(tmp_path: Path) -> No
     times = np.random.default_rng(0).permutation(120)
     everything = {"store": tmp_path, "times": times, "task": "classification"}
     rows = create_dataset_from_arrays("dated", {"vec": blobs()[0].numpy()}, blobs()[1].numpy(), **everything).subset()
-    for fraction, num_blocks in ((0.25, 5), (0.01, 1)):  # of 20; one at least, where there are rows enough
+    for fraction, num_blocks in ((0.25, 5), (0.1, 2)):  # of 20
         parts = RawRows(rows).split(fraction, seed=1)
         assert parts is not None
         rest, share = (np.asarray(part.source.times()).astype(int) // 6 for part in parts)
         assert len(np.unique(share)) == num_blocks and not set(rest) & set(share)
         assert len(share) == 6 * num_blocks and len(rest) == 120 - len(share)
     assert Trainer(net(), QUICK, TASK).train(rows).best_val_loss is not None
+
+
+def split_of(fraction: float, seed: int, **known: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The places of the rows that are trained on and held back, of rows with `groups` or `times`."""
+    num_rows = len(next(iter(known.values())))
+    place = np.arange(num_rows, dtype=np.float32)[:, None]
+    ids = np.array([str(row) for row in range(num_rows)], object)
+    spec = DataSpec(modalities=(ModalitySpec(name="v", kind="vector", shape=(1,)),), task=TaskSpec.regression())
+    samples = Samples({"v": place}, {"v": np.ones(num_rows, bool)}, ids, place, known.get("groups"))
+    parts = RawRows(HeldSamples(samples, spec, known.get("times"))).split(fraction, seed)
+    if parts is None:
+        return None
+    rest, share = (np.sort(part.source.samples().ids.astype(int)) for part in parts)
+    assert sorted([*rest, *share]) == list(range(num_rows))
+    return rest, share
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_more_than_about_the_share_asked_for_is_held_back(seed: int) -> None:
+    two_days, years = np.repeat([0.0, 1.0], [900, 100]), np.repeat([0.0, 1.0, 2.0], 333)
+    parts = split_of(0.1, seed, times=two_days)
+    assert parts is not None and parts[1].tolist() == list(range(900, 1000)), "the day that is as large"
+    parts = split_of(0.1, seed, times=years)
+    assert parts is not None and len(parts[1]) == 100, "a year is too much: rows of any"
+    assert len(np.unique(years[parts[1]])) == 3
+    parts = split_of(0.3, seed, times=years)
+    assert parts is not None and len(np.unique(years[parts[1]])) == 1 and len(parts[1]) == 333
+    parts = split_of(0.01, seed, times=np.arange(1000.0))
+    assert parts is not None and np.ptp(parts[1]) == 9 and len(parts[1]) == 10, "one block, finer than a twentieth"
+
+
+def test_a_single_time_is_no_reason_to_stop_by_one_row() -> None:
+    assert split_of(0.01, 0, times=np.zeros(30)) is None
+    parts = split_of(0.2, 0, times=np.zeros(30))
+    assert parts is not None and len(parts[1]) == 6
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_groups_of_any_size_are_held_back_whole_or_not_at_all(seed: int) -> None:
+    sizes = [10] * 30 + [100] * 5 + [200]
+    groups = np.repeat([f"g{number}" for number in range(len(sizes))], sizes).astype(object)
+    parts = split_of(0.2, seed, groups=groups)
+    assert parts is not None and 150 <= len(parts[1]) <= 250
+    assert not set(groups[parts[0]]) & set(groups[parts[1]])
+    assert split_of(0.1, seed, groups=np.repeat(["a", "b", "c"], 333).astype(object)) is None
+    assert split_of(0.8, seed, groups=np.repeat(["a"], 30).astype(object)) is None
+    parts = split_of(0.9, seed, groups=np.repeat(["a", "b"], 50).astype(object))
+    assert parts is not None and len(parts[0]) == len(parts[1]) == 50
 
 
 def test_a_model_with_other_outputs_than_the_task_has_is_refused() -> None:
