@@ -69,11 +69,12 @@ def test_the_same_command_goes_on_with_the_study_and_its_record(place: Path, stu
     assert [trial["number"] for trial in more["trials"]] == [0, 1, 2, 3, 4]
     assert more["trials"][:3] == study["trials"], "what is told stays as it was"
     tracked = json.loads((Path(more["folder"]) / "tracked.json").read_text())
-    client = mlflow.MlflowClient(tracked["location"])
-    parent = client.get_run(tracked["run_id"])
+    ((place_of_ids, noted),) = tracked["places"].items()
+    client = mlflow.MlflowClient(place_of_ids)
+    parent = client.get_run(noted["run_id"])
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best/trial"] == more["best"]
-    children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{tracked['run_id']}'")
+    children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{noted['run_id']}'")
     assert sorted(int(child.data.tags["polychoir.trial"]) for child in children) == [0, 1, 2, 3, 4]
 
 
