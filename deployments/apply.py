@@ -135,13 +135,13 @@ class _Server:
             self._note("queue", name, _outcome(found is not None, found is not None and found.priority == priority))
 
     def put_limits(self, environment: Environment) -> None:
-        """Limits of tasks by tag; one that somebody else set goes only where none is asked for in so many words."""
+        """Limits of tasks by tag; one that is there stays unless another, or none, is asked for in so many words."""
         slots = environment.gpu_slots
         wanted = limits((detected_gpus() if environment.name == "local" else 0) if slots is None else slots)
         there = {one.name: one for one in self._client.read_global_concurrency_limits(limit=200)}
         for spec in wanted:
             found = there.get(spec.name)
-            same = found is not None and found.limit == spec.limit and found.active
+            same = found is not None and (slots is None or (found.limit == spec.limit and found.active))
             if not same:
                 self._client.upsert_global_concurrency_limit_by_name(spec.name, spec.limit)
             self._note("limit", spec.name, _outcome(found is not None, same))

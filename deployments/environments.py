@@ -65,8 +65,8 @@ class Environment(Config):
     """A schedule of which no run was completed for so many hours raises an alarm; a little more than a period."""
     gpu_slots: NonNegativeInt | None = None
     """Groups of learners that train at a time, over all runs; by default one per GPU of this machine for the local
-    environment. 0: no limit, and one that is there goes. Where there is no GPU, and in the other environments, nothing
-    is set."""
+    environment, unless there is a limit already. 0: no limit, and one that is there goes. Where there is no GPU, and in
+    the other environments, nothing is set."""
     gpus_per_run: NonNegativeInt = 0
     """GPUs of a Kubernetes job that trains; processes use those of their machine."""
     max_runs: PositiveInt | None = None

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ PATIENCE_SECONDS = 5.0
 LOG_BYTES = 64 << 20
 """A log that has grown beyond this is put aside, and the one put aside before it is dropped."""
 _POLL_SECONDS = 0.1
+_REACH_BOTH = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals of a terminal, which reach a process and what it started; the one that started the other decides."""
 
 
 class Child:
@@ -137,19 +140,33 @@ def rotate(log: Path) -> None:
 def aside() -> Iterator[Callable[..., Any]]:
     """Make calls in a process of their own, which is gone after the block with all that they imported.
 
-    One that keeps watch for months would hold hundreds of megabytes for what it does once.
+    One that keeps watch for months would hold hundreds of megabytes for what it does once. (Python's own keeper of
+    shared resources, a dozen megabytes, stays.)
 
     Raises:
-        TransientError: what a call raises, unless it is an error of Polychoir.
+        TransientError: what a call raises, unless it is an error of Polychoir; or its process was killed.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, _begin_aside, (os.getpid(),)) as process:
-        yield lambda call, *arguments: process.submit(_sent_back, call, *arguments).result()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _REACH_BOTH)
+        try:
+            process.submit(os.getpid)  # starts the process, in which they stay blocked until it ignores them
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+        def made(call: Callable[..., Any], *arguments: Any) -> Any:
+            try:
+                return process.submit(_sent_back, call, *arguments).result()
+            except BrokenProcessPool as error:
+                raise TransientError(f"{_named(call)}: its process was killed; try again") from error
+
+        yield made
 
 
 def _begin_aside(parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach both; the one that started it decides
+    for number in _REACH_BOTH:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _REACH_BOTH)
     os.dup2(2, 1)  # standard output is for the answer of the one that started it
     end_with_parent(parent)
 
@@ -161,7 +178,11 @@ def _sent_back(call: Callable[..., Any], *arguments: Any) -> Any:
     except PolychoirError:
         raise
     except Exception as error:
-        raise TransientError(f"{call.__name__.strip('_')}: {type(error).__name__}: {error}") from error
+        raise TransientError(f"{_named(call)}: {type(error).__name__}: {error}") from error
+
+
+def _named(call: Callable[..., Any]) -> str:
+    return call.__name__.strip("_").replace("_", " ")
 
 
 @contextlib.contextmanager

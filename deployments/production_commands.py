@@ -92,7 +92,7 @@ def deploy(
 
         name, given = known_name(environment), parse_overrides(sets or [])
         if name != "local" and store != DEFAULT_STORE:
-            given.setdefault("store", str(store.resolve()))
+            given.setdefault("store", str(store.absolute()))  # where it is for the workers, link or not
         console = screen(stderr=as_json)
         with console.status("deploying"):
             applied = _deployed(name, given, store.resolve(), prune, verbose)

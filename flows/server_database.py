@@ -89,7 +89,12 @@ def take_turns() -> None:
         ) -> AsyncGenerator["AsyncSessionTransaction", None]:
             within_another = SQLITE_BEGIN_MODE.get() is not None  # which would never end, were it waited for
             async with super().begin_transaction(session, with_for_update or not within_another) as transaction:
-                yield transaction
+                await session.connection()  # it begins here, not with its first statement
+                token = SQLITE_BEGIN_MODE.set("DEFERRED")  # nor do sessions that are opened within it wait for it
+                try:
+                    yield transaction
+                finally:
+                    SQLITE_BEGIN_MODE.reset(token)
 
     url = PREFECT_API_DATABASE_CONNECTION_URL.value()
     if url.startswith("sqlite"):

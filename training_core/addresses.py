@@ -29,9 +29,9 @@ _PORTS = {*_WEB, "dav", "davs", "ftp", "ftps", "grpc", "grpcs", "hdfs", "sftp", 
 """Schemes whose hosts end at the first slash, so that their paths may hold an `@`."""
 _INNER = {"archive", "blockcache", "dir", "filecache", "libarchive", "reference", "simplecache", "tar", "zip"}
 """Schemes of what is within a file, whose own address follows in the chain; they have no host."""
-_QUERY = re.compile(r"""[?&#]([^=&\s?#]+)=([^&\s]*[^&\s'"):;,]|[^&\s]+)""")
+_QUERY = re.compile(r"""[?&#;]([^=&\s?#]+)=([^&\s]*[^&\s'"):;,]|[^&\s]+)""")
 _SECRET_KEY = re.compile(
-    r"password|passwd|passphrase|secret|(?:pass|pwd|token|signature|credentials?|(?:api|access|account)[_-]?key)$"
+    r"password|passwd|passphrase|passcode|passkey|secret|(?:pass|pwd|token|signature|credentials?|(?:api|access|account)[_-]?key)$"
     r"|(?:^|[_.-])sig$",
     re.IGNORECASE,
 )
@@ -91,11 +91,13 @@ def _secrets(text: str, with_query: bool = True) -> list[tuple[int, int]]:
         if login is not None:
             spans.append(login)
     logins = tuple(spans)
-    for found in _QUERY.finditer(text) if with_query else ():
+    found = _QUERY.search(text) if with_query else None
+    while found is not None:
         key, (start, end) = unquote_plus(found[1]), found.span(2)
         is_secret = _SECRET_KEY.search(key) or (key == "odbc_connect" and "pwd" in found[2].lower())
         if is_secret and not any(first <= start < last for first, last in logins):
             spans.append((start, end))
+        found = _QUERY.search(text, end if is_secret else start)  # what is no secret may hold one: ?a=1#token=b
     merged: list[tuple[int, int]] = []
     for start, end in sorted(span for span in spans if text[slice(*span)] not in {"", _MASK}):
         if merged and start < merged[-1][1]:  # an address within a secret of another

@@ -50,7 +50,8 @@ def test_what_is_switched_off_goes_without_being_asked_for(tmp_path: Path) -> No
     applied(tmp_path)
 
 
-def test_what_people_switched_off_or_added_stays_so(tmp_path: Path) -> None:
+def test_what_people_switched_off_or_added_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.apply.detected_gpus", lambda: 1)
     applied(tmp_path)
     with get_client(sync_client=True) as client:
         name = "polychoir: maintain stands still"

@@ -292,6 +292,35 @@ def test_a_call_aside_has_a_process_of_its_own_and_its_errors_come_back() -> Non
     assert is_gone(process)
 
 
+def test_the_process_of_a_call_aside_that_is_killed_is_told() -> None:
+    with aside() as call, pytest.raises(TransientError, match=r"^kill: its process was killed; try again$"):
+        call(os.kill, call(os.getpid), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [0.01, 0.05, 0.1, 0.2])
+def test_ctrl_c_while_the_process_of_calls_aside_begins_is_for_its_owner(after: float) -> None:
+    owner = """
+import os, signal, time
+from deployments.processes import aside
+asked = []
+signal.signal(signal.SIGINT, lambda *_: asked.append(1))
+with aside() as call:
+    print(flush=True)
+    assert call(os.getpid) != os.getpid()
+    while not asked:
+        time.sleep(0.01)
+    assert call(os.getpid) != os.getpid()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", owner], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(after)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0
+
+
 def test_a_call_aside_writes_nothing_to_the_answer_and_ends_with_its_owner() -> None:
     owner = """
 import os, time

@@ -7,8 +7,10 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx
 import pytest
 import sqlalchemy as sa
+from prefect.server.api.server import create_app
 from prefect.server.database import provide_database_interface
 from prefect.server.database.dependencies import MODELS_DEPENDENCIES
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
@@ -109,15 +111,40 @@ def test_a_transaction_that_has_read_may_write_whoever_writes_meanwhile(database
         assert written.execute("SELECT count(*) FROM known").fetchone() == (2,)
 
 
-def test_a_transaction_within_another_does_not_wait_for_it(database: Path) -> None:
+@pytest.mark.parametrize("begins", [True, False])
+def test_what_is_opened_within_a_transaction_does_not_wait_for_it(database: Path, begins: bool) -> None:
     async def nested() -> None:
         server = provide_database_interface()
         async with server.session_context(begin_transaction=True) as session:
             await session.execute(WRITE)
-            async with server.session_context(begin_transaction=True) as inner:
+            async with server.session_context(begin_transaction=begins) as inner:
                 assert (await inner.execute(READ)).scalar() == 0
+            await session.execute(WRITE)
 
     asyncio.run(asyncio.wait_for(nested(), 20))  # it would wait for a minute
+
+
+@pytest.mark.parametrize("address", ["work_pools/p/queues/q", "work_pools/p"])
+def test_a_queue_and_a_pool_are_paused(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect tells of it from a session of its own, opened within the transaction that pauses."""
+    monkeypatch.setitem(MODELS_DEPENDENCIES, "database_config", None)
+    url = f"sqlite+aiosqlite:///{tmp_path / 'prefect.db'}"
+
+    async def pause() -> tuple[int, bool]:
+        server = provide_database_interface()
+        if not (tmp_path / "prefect.db").exists():
+            await server.create_db()
+        transport = httpx.ASGITransport(app=create_app(ignore_cache=True))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here/api", timeout=30) as client:
+            await client.post("/work_pools/", json={"name": "p", "type": "process"})
+            await client.post("/work_pools/p/queues", json={"name": "q"})
+            answer = await client.patch(f"/{address}", json={"is_paused": True})
+            return answer.status_code, (await client.get(f"/{address}")).json()["is_paused"]
+
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: url}):
+        lay_out_database(tmp_path)
+        take_turns()
+        assert asyncio.run(asyncio.wait_for(pause(), 120)) == (204, True)
 
 
 def test_a_database_of_another_kind_is_left_to_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
